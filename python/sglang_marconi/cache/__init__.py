@@ -1,0 +1,1 @@
+"""SGLang's unified radix cache, driven by ``sglang_marconi.policy``."""

@@ -1,0 +1,198 @@
+"""When a recurrent state becomes a checkpoint, on SGLang's tree and pools.
+
+SGLang calls a component at four moments of a request's life; this one answers:
+
+| moment                     | SGLang's component        | this one                        |
+|----------------------------|---------------------------|---------------------------------|
+| match, before the prefill  | branch rounded to a grid  | branch at the very token (page) |
+| a chunk ends on the branch | a state, as at every end  | the live state joins the tree   |
+| another chunk ends         | a state, as at every end  | nothing is inserted             |
+| the prompt ends            | a state, as at every end  | the prompt's KV, no state       |
+| the request ends           | live state or tracked one | live state, else a tracked one  |
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from sglang.srt.mem_cache.base_prefix_cache import EvictParams
+from sglang.srt.mem_cache.unified_cache.components import MambaComponent
+
+from sglang_marconi.policy.admission import PrefixMatch, branch_point, last_token
+
+if TYPE_CHECKING:
+    import torch
+    from sglang.srt.managers.schedule_batch import Req
+    from sglang.srt.mem_cache.base_prefix_cache import (
+        InsertParams,
+        InsertResult,
+        MatchPrefixParams,
+        MatchResult,
+    )
+    from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+    from sglang.srt.mem_cache.unified_cache.cache_action import CacheAction, ComponentAction
+    from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeNode
+    from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
+
+logger = logging.getLogger(__name__)
+
+
+class MarconiMambaComponent(MambaComponent):
+    """Checkpoints at branch points and at the last decoded token, nowhere else."""
+
+    def __init__(self, cache: UnifiedRadixCache, params: CacheInitParams) -> None:
+        super().__init__(cache, params)
+        self._page_size: int = params.page_size
+        # The slot a request goes on in once its live state joins the tree; held
+        # between prepare and cleanup of one checkpoint.
+        self._next_slot: torch.Tensor | None = None
+        self._warned_no_slot = False
+
+    # ---- match ----
+
+    def finalize_match_result_in_tree_core(
+        self,
+        result: MatchResult,
+        params: MatchPrefixParams,
+        value_chunks: list[torch.Tensor],
+        best_value_len: int,
+    ) -> MatchResult:
+        result = super().finalize_match_result_in_tree_core(
+            result, params, value_chunks, best_value_len
+        )
+        match = PrefixMatch(
+            shared_tokens=result.full_kv_hit_length,
+            resumable_tokens=result.device_prefix_len + result.host_hit_length,
+        )
+        return result._replace(mamba_branching_seqlen=branch_point(match, self._page_size))
+
+    # ---- insert ----
+
+    def commit_insert_component_data(
+        self,
+        node: UnifiedTreeNode,
+        is_new_leaf: bool,
+        params: InsertParams,
+        result: InsertResult,
+        cache_actions: list[CacheAction | ComponentAction],
+    ) -> None:
+        # A prompt's KV enters the tree without a state, so that prompts arriving
+        # while it decodes find where they branch off.
+        if params.mamba_value is not None:
+            super().commit_insert_component_data(node, is_new_leaf, params, result, cache_actions)
+
+    # ---- checkpoint: what goes into the tree ----
+
+    def prepare_for_caching_req(
+        self,
+        req: Req,
+        insert_params: InsertParams,
+        token_ids_len: int,
+        is_finished: bool,
+    ) -> int | None:
+        """Choose the state (``insert_params.mamba_value``) and the prefix to insert.
+
+        Returns the prefix length in tokens; 0 inserts nothing.
+        """
+        if is_finished:
+            return self._prepare_finished(req, insert_params, token_ids_len)
+        if token_ids_len == req.mamba_branching_seqlen:
+            self._next_slot = self._alloc_slot_or_none()
+            if self._next_slot is not None:
+                insert_params.mamba_value = req.kv.mamba_pool_idx.unsqueeze(-1).clone()
+            return token_ids_len
+        prompt_computed = token_ids_len == len(req.full_untruncated_fill_ids)
+        return token_ids_len if prompt_computed else 0
+
+    def _prepare_finished(
+        self, req: Req, insert_params: InsertParams, token_ids_len: int
+    ) -> int | None:
+        # ReplaySSM leaves the slot some tokens behind the live state.
+        replays = self.cache.req_to_token_pool.mamba_pool.replayssm_write_pos is not None
+        # Under the overlap scheduler the device is one token ahead of the result
+        # just read; SGLang counts that token as committed, so the two agree.
+        at = last_token(token_ids_len, req.kv.kv_committed_len, self._page_size)
+        if at is not None and not replays:
+            insert_params.mamba_value = req.kv.mamba_pool_idx.unsqueeze(-1).clone()
+            return at
+        if self.cache.enable_mamba_extra_buffer or replays:
+            tracked: int | None = super().prepare_for_caching_req(
+                req, insert_params, token_ids_len, is_finished=True
+            )
+            return tracked
+        return token_ids_len
+
+    def cleanup_after_caching_req(
+        self,
+        req: Req,
+        is_finished: bool,
+        insert_result: InsertResult | None = None,
+        insert_params: InsertParams | None = None,
+    ) -> None:
+        """Settle who owns the slots once the tree has taken the state, or not."""
+        stored = (
+            insert_params is not None
+            and insert_params.mamba_value is not None
+            and insert_result is not None
+            and not insert_result.mamba_exist
+        )
+        if not is_finished:
+            self._continue_in_next_slot(req, insert_params, stored)
+        elif insert_params is not None and insert_params.mamba_keep_idx is not None:
+            super().cleanup_after_caching_req(req, True, insert_result, insert_params)
+        elif not stored:
+            self.cache.req_to_token_pool.free_mamba_cache(req)
+        elif self.cache.enable_mamba_extra_buffer:
+            self._release_tracking_slots(req)
+
+    def _continue_in_next_slot(
+        self, req: Req, insert_params: InsertParams | None, stored: bool
+    ) -> None:
+        """Hand the live state to the tree; the request resumes from a copy of it.
+
+        The copy is SGLang's deferred copy-on-write: it runs on the forward stream
+        before the request's next chunk, hence after the chunk that makes the state,
+        also when the overlap scheduler has not seen that chunk's result yet.
+        """
+        slot, self._next_slot = self._next_slot, None
+        if slot is None:
+            return
+        if not stored:
+            self.cache.req_to_token_pool.mamba_allocator.free(slot)
+            return
+        assert insert_params is not None
+        req.kv.mamba_cow_src_index = insert_params.mamba_value
+        req.kv.mamba_needs_clear = False
+        req.kv.mamba_pool_idx = slot[0]
+        write_pos = self.cache.req_to_token_pool.mamba_pool.replayssm_write_pos
+        if write_pos is not None:
+            write_pos[req.kv.mamba_pool_idx] = 0
+
+    def _release_tracking_slots(self, req: Req) -> None:
+        """Free what a finished request holds beside the state the tree has taken.
+
+        ``free_mamba_cache`` frees the live slot and all tracking slots but one; with
+        one tracking slot named as the live one, just the tracking slots go.
+        """
+        keep = req.kv.mamba_ping_pong_empty.index(False)
+        req.kv.mamba_pool_idx = req.kv.mamba_ping_pong_track_buffer[keep].clone()
+        self.cache.req_to_token_pool.free_mamba_cache(
+            req, mamba_ping_pong_track_buffer_to_keep=keep
+        )
+
+    def _alloc_slot_or_none(self) -> torch.Tensor | None:
+        """One state slot, shape ``[1]``, evicting for it; ``None`` if all are in use."""
+        allocator = self.cache.req_to_token_pool.mamba_allocator
+        slot = allocator.alloc(1)
+        if slot is None:
+            self.cache.evict_for_alloc(EvictParams(num_tokens=0, mamba_num=1))
+            slot = allocator.alloc(1)
+        if slot is None and not self._warned_no_slot:
+            self._warned_no_slot = True
+            logger.warning(
+                "No recurrent-state slot is free or evictable: branch points go without a "
+                "checkpoint until one is. Raise --max-mamba-cache-size or lower "
+                "--max-running-requests."
+            )
+        return slot

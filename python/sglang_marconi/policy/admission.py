@@ -1,0 +1,55 @@
+"""Which prefixes of a request get a recurrent-state checkpoint.
+
+Marconi (arXiv 2411.19379, section 4.1) admits two kinds: the *branch point*, where
+a prompt leaves what the tree already holds, found by inserting the prompt
+speculatively before its prefill; and the *last decoded token*, where the next
+turn of the same conversation resumes. Positions are token counts from the start
+of the prompt: a checkpoint at ``n`` is the state after the first ``n`` tokens.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class PrefixMatch(NamedTuple):
+    """What the tree holds of a prompt.
+
+    ``shared_tokens`` is the length of the longest prefix whose KV is in the tree,
+    ``resumable_tokens`` the depth of the deepest checkpoint on that path (0 without
+    one); both in tokens, ``resumable_tokens <= shared_tokens``.
+    """
+
+    shared_tokens: int
+    resumable_tokens: int
+
+
+def branch_point(match: PrefixMatch, page_size: int) -> int | None:
+    """The prefix length at which this prompt's prefill should leave a checkpoint.
+
+    A second prompt that shares a prefix proves the prefix worth keeping, so the
+    state is taken exactly where the two part, or at the last whole page before it.
+    ``None`` where a checkpoint already stands there.
+    """
+    at = match.shared_tokens // page_size * page_size
+    return at if at > match.resumable_tokens else None
+
+
+def chunk_end(start: int, end: int, branch: int | None) -> int:
+    """Where a prefill of tokens ``[start, end)`` stops so that it ends on ``branch``.
+
+    A recurrent state can be kept only where a forward pass ends, so a prefill that
+    would run over the branch point is cut there and continued in the next pass.
+    """
+    return branch if branch is not None and start < branch < end else end
+
+
+def last_token(known_tokens: int, state_tokens: int, page_size: int) -> int | None:
+    """The prefix a finished request's own state stands for, if it can be kept.
+
+    ``known_tokens`` is how much of prompt and reply may enter the tree,
+    ``state_tokens`` how many tokens the live state has consumed. ``None`` where the
+    state is ahead of what may be kept, or not on a page boundary.
+    """
+    exact = known_tokens == state_tokens and state_tokens % page_size == 0
+    return state_tokens if exact and state_tokens > 0 else None

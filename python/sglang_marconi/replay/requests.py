@@ -1,0 +1,43 @@
+"""A request stream: the turns of many sessions, in order of arrival.
+
+A request carries only what its turn adds. Its prompt is everything earlier in its session
+(prompts and replies), then what it adds.
+"""
+
+from typing import Literal, NamedTuple
+
+
+class Message(NamedTuple):
+    """One chat message, as the OpenAI API names its fields."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+
+
+class ChatRequest(NamedTuple):
+    """A turn given as chat messages.
+
+    `arrival` is in seconds since the start of the stream; `turn` counts from 0.
+    """
+
+    session_id: str
+    turn: int
+    arrival: float
+    new_messages: tuple[Message, ...]
+    max_output_tokens: int
+
+
+class TokenRequest(NamedTuple):
+    """A turn given as token ids, with the reply as it was recorded.
+
+    `arrival` is in seconds since the start of the stream; `turn` counts from 0.
+    """
+
+    session_id: str
+    turn: int
+    arrival: float
+    new_tokens: tuple[int, ...]
+    reply_tokens: tuple[int, ...]
+
+
+Request = ChatRequest | TokenRequest

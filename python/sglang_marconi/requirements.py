@@ -1,0 +1,97 @@
+"""What ``--radix-cache-backend marconi`` cannot serve, said before a model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from sglang_marconi.config import parse_settings
+
+
+class UnsupportedConfiguration(ValueError):
+    """The server was asked for something that the backend cannot honour."""
+
+
+class Refusal(NamedTuple):
+    """An option that cannot be combined with the backend.
+
+    ``applies`` sees SGLang's resolved arguments; ``option`` and ``reason`` make the message.
+    """
+
+    option: str
+    applies: Callable[[Any], bool]
+    reason: str
+
+
+REFUSALS = (
+    Refusal(
+        "--disable-radix-cache",
+        lambda args: bool(args.disable_radix_cache),
+        "it switches off the cache that the backend is",
+    ),
+    Refusal(
+        "--radix-eviction-policy",
+        lambda args: args.radix_eviction_policy != "lru",
+        "the backend has an eviction policy of its own",
+    ),
+    Refusal(
+        "--speculative-algorithm",
+        lambda args: args.speculative_algorithm is not None,
+        "the state after an accepted draft is not tracked yet",
+    ),
+    Refusal(
+        "--disaggregation-mode",
+        lambda args: args.disaggregation_mode != "null",
+        "prefill and decode servers each see half of a request",
+    ),
+    Refusal(
+        "--enable-hierarchical-cache",
+        lambda args: bool(args.enable_hierarchical_cache),
+        "a state that moved to the host is not followed yet",
+    ),
+    Refusal(
+        "--enable-lmcache",
+        lambda args: bool(args.enable_lmcache),
+        "it is a cache backend itself",
+    ),
+    Refusal(
+        "--enable-flexkv",
+        lambda args: bool(args.enable_flexkv),
+        "it is a cache backend itself",
+    ),
+    Refusal(
+        "--dllm-algorithm",
+        lambda args: args.dllm_algorithm is not None,
+        "diffusion models revisit tokens whose state is already taken",
+    ),
+    Refusal(
+        "--pp-size",
+        lambda args: args.pp_size > 1,
+        "a branch is cut for one pipeline stage at a time only",
+    ),
+)
+
+
+def check_arguments(args: Any) -> None:
+    """Refuse what the backend cannot serve.
+
+    Args:
+        args: SGLang's arguments after their resolution (``resolving_view``).
+
+    Raises:
+        UnsupportedConfiguration: the message names the option and the reason.
+        SettingsError: ``--radix-eviction-policy-config`` is malformed.
+    """
+    for refusal in REFUSALS:
+        if refusal.applies(args):
+            raise UnsupportedConfiguration(
+                f"--radix-cache-backend marconi does not go with {refusal.option}: "
+                f"{refusal.reason}."
+            )
+    if not args.uses_mamba_radix_cache:
+        raise UnsupportedConfiguration(
+            f"--radix-cache-backend marconi needs a model with recurrent layers (Mamba, gated "
+            f"delta net, KDA, short convolution, ...); {args.model_path} has none that SGLang "
+            "caches. Omit the option: SGLang's own cache serves attention-only models."
+        )
+    parse_settings(args.radix_eviction_policy_config)

@@ -1,0 +1,34 @@
+"""Checks that what we patch in SGLang is what our patch was written against."""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+
+
+class IncompatibleSGLang(RuntimeError):
+    """The installed SGLang is not one that this version of sglang-marconi fits."""
+
+
+def require_parameters(target: str, names: tuple[str, ...], *, exact: bool = True) -> None:
+    """Compare a function of SGLang with the one our code was written against.
+
+    Args:
+        target: dotted path of the function.
+        names: its parameters, in order.
+        exact: whether further parameters at the end are a difference too.
+
+    Raises:
+        IncompatibleSGLang: it does not exist, or its parameters differ.
+    """
+    try:
+        found = tuple(inspect.signature(pkgutil.resolve_name(target)).parameters)
+    except (ImportError, AttributeError) as error:
+        raise IncompatibleSGLang(
+            f"sglang-marconi needs {target}, which this SGLang does not have: {error}"
+        ) from error
+    if (found if exact else found[: len(names)]) != names:
+        raise IncompatibleSGLang(
+            f"sglang-marconi needs {target} with parameters ({', '.join(names)}), "
+            f"but this SGLang's has ({', '.join(found)})"
+        )

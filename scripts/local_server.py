@@ -1,0 +1,175 @@
+"""Runs a SGLang server on this machine, for the length of a `with` block or as a command.
+
+    python scripts/local_server.py MODEL [SGLANG ARGUMENTS...]
+
+runs it until it is stopped.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+
+_CPU_ARGUMENTS = (
+    *("--device", "cpu"),
+    *("--attention-backend", "torch_native"),
+    *("--sampling-backend", "pytorch"),
+    *("--dtype", "float32"),
+)
+_HOST = "127.0.0.1"
+_TAIL_LINES = 40
+
+
+class ServerFailedError(RuntimeError):
+    """The server ended, or did not answer in time; the message ends with the tail of its log."""
+
+
+def launch_command(model: str | Path, *arguments: str) -> list[str]:
+    """The command line of a server for `model`; without CUDA it says so to SGLang."""
+    machine = () if torch.cuda.is_available() else _CPU_ARGUMENTS
+    launch = (sys.executable, "-m", "sglang.launch_server", "--model-path", str(model))
+    return [*launch, *machine, *arguments]
+
+
+class LocalServer:
+    """A server of its own process group on a free local port, for the length of a `with` block.
+
+    `extra_args` go to SGLang; `env` is added to this process's environment. Standard output and
+    error go to `log_path`. Entering waits until the server has generated a token, for at most
+    `start_timeout` seconds, and raises `ServerFailedError` if that fails. Leaving ends the server
+    and every process it started, by force after `stop_timeout` seconds.
+    """
+
+    def __init__(
+        self,
+        model_path: str | Path,
+        *extra_args: str,
+        log_path: Path,
+        env: Mapping[str, str] | None = None,
+        start_timeout: float = 300.0,
+        stop_timeout: float = 10.0,
+    ) -> None:
+        self.log_path = log_path
+        self._command = launch_command(model_path, *extra_args)
+        self._env = {**os.environ, **(env or {})}
+        self._start_timeout = start_timeout
+        self._stop_timeout = stop_timeout
+        self._port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """The server's root, without a trailing slash."""
+        return f"http://{_HOST}:{self._port}"
+
+    @property
+    def pid(self) -> int:
+        """Of the process that was started; it is also the id of its process group."""
+        if self._process is None:
+            raise RuntimeError("the server was not started")
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        self._port = _free_port()
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*self._command, "--host", _HOST, "--port", str(self._port)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._env,
+                start_new_session=True,
+            )
+        try:
+            self._wait_until_ready(self._process)
+        except BaseException:
+            self._stop(self._process)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._process is not None:
+            self._stop(self._process)
+
+    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + self._start_timeout
+        while process.poll() is None and time.monotonic() < deadline:
+            # Unlike `/health`, it has the model generate a token: the first one is slow.
+            if _answers(f"{self.url}/health_generate"):
+                return
+            time.sleep(0.2)
+        code = process.poll()
+        what = (
+            f"was not ready after {self._start_timeout:.0f} s"
+            if code is None
+            else f"ended with exit status {code} before it was ready"
+        )
+        log = self.log_path.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
+        raise ServerFailedError(
+            "\n".join([f"The server {what}. The end of {self.log_path}:", *log])
+        )
+
+    def _stop(self, process: subprocess.Popen[bytes]) -> None:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(self._stop_timeout)
+        # The group outlives its leader where the server died and left children behind.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        deadline = time.monotonic() + self._stop_timeout
+        while _group_exists(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def _group_exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((_HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=30) as response:
+            status: int = response.status
+            return status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def main() -> None:
+    """Becomes the server, with the arguments of the command line."""
+    if len(sys.argv) < 2:
+        sys.exit("usage: local_server.py MODEL [SGLANG ARGUMENTS...]")
+    command = launch_command(*sys.argv[1:])
+    os.execv(command[0], command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Installing the replacements: what they stand in for is checked, and nothing else is touched."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from sglang_marconi.cpu import replacements
+from sglang_marconi.cpu.replacements import IncompatibleSglang, Replacement, check
+
+
+def test_importing_the_package_loads_neither_torch_nor_sglang() -> None:
+    code = "import sys, sglang_marconi.cpu; print('torch' in sys.modules, 'sglang' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_missing_function_is_named() -> None:
+    with pytest.raises(IncompatibleSglang, match="json.no_such_function"):
+        check(Replacement("json.no_such_function", lambda: None, ()))
+
+
+def test_other_parameters_are_named() -> None:
+    with pytest.raises(IncompatibleSglang, match=r"textwrap\.indent.*text, prefix, predicate"):
+        check(Replacement("textwrap.indent", lambda: None, ("text", "prefix")))
+    check(Replacement("textwrap.indent", lambda: None, ("text", "prefix"), after=True))
+
+
+def test_nothing_happens_where_there_is_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setitem(replacements._state, "installed", False)
+    assert replacements.install() is False
+    assert replacements._state["installed"] is False
+
+
+def test_conv_dtype_follows_the_model_unless_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Config:
+        dtype = torch.float32
+
+    monkeypatch.setenv("SGLANG_MAMBA_CONV_DTYPE", "bfloat16")
+    replacements.set_conv_dtype(None, Config())
+    assert replacements.os.environ["SGLANG_MAMBA_CONV_DTYPE"] == "bfloat16"
+    monkeypatch.delenv("SGLANG_MAMBA_CONV_DTYPE")
+    replacements.set_conv_dtype(None, Config())
+    assert replacements.os.environ["SGLANG_MAMBA_CONV_DTYPE"] == "float32"
+
+
+IN_SGLANG = """
+import torch
+from sglang_marconi.cpu import install, conv1d, mamba2
+assert install() and install()
+from sglang.srt.plugins.hook_registry import HookRegistry
+HookRegistry.apply_hooks()
+from sglang_marconi.cpu.replacements import REPLACEMENTS
+assert {r.target for r in REPLACEMENTS} <= HookRegistry._patched
+from sglang.srt.layers.attention.mamba import mamba as mixer
+weight, x = torch.randn(4, 3), torch.randn(2, 4)
+plain = conv1d.causal_conv1d_update(x, torch.ones(2, 4, 2), weight, None, "silu")
+for name in ("causal_conv1d_update", "causal_conv1d_update_triton"):
+    assert torch.equal(getattr(mixer, name)(x, torch.ones(2, 4, 2), weight, None, "silu"), plain)
+starts, x = torch.tensor([0, 5], dtype=torch.int32), torch.randn(4, 5)
+given = dict(query_start_loc=starts, seq_lens_cpu=[5], conv_states=torch.zeros(1, 4, 2))
+plain = conv1d.causal_conv1d_fn(x, weight, None, **given)
+for name in ("causal_conv1d_fn", "causal_conv1d_fn_triton"):
+    assert torch.equal(getattr(mixer, name)(x, weight, None, **given), plain)
+assert mixer.mamba_chunk_scan_combined.__wrapped__ is not mixer.mamba_chunk_scan_combined
+from sglang.srt.arg_groups import mamba_hook
+assert mamba_hook._platform_supports_mamba_cache_extra_buffer()
+print("fine")
+"""
+
+
+def test_sglang_calls_ours() -> None:
+    if torch.accelerator.is_available():
+        pytest.skip("the replacements are for machines without an accelerator")
+    done = subprocess.run(
+        [sys.executable, "-c", IN_SGLANG], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["fine"], done.stderr

@@ -1,0 +1,65 @@
+"""Talks to a server under test by token ids, through SGLang's native endpoint."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer: the ids generated, their log probabilities, and the prompt tokens reused."""
+
+    output_ids: list[int]
+    logprobs: list[float]
+    cached_tokens: int
+
+
+def post(url: str, path: str, body: dict[str, Any], timeout: float = 300.0) -> Any:
+    """POST ``body`` as JSON and return the answer, decoded where it is JSON."""
+    request = urllib.request.Request(
+        url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=timeout) as answer:
+        text = answer.read().decode()
+    return json.loads(text) if text.startswith(("{", "[")) else text
+
+
+def _reply(answer: dict[str, Any]) -> Reply:
+    meta = answer["meta_info"]
+    logprobs = [entry[0] for entry in meta.get("output_token_logprobs") or []]
+    return Reply(answer["output_ids"], logprobs, meta["cached_tokens"])
+
+
+def generate(url: str, prompt: Sequence[int], tokens: int, **sampling: Any) -> Reply:
+    """Greedy generation of exactly ``tokens`` tokens after ``prompt``."""
+    return generate_batch(url, [prompt], tokens, **sampling)[0]
+
+
+def generate_batch(
+    url: str, prompts: Sequence[Sequence[int]], tokens: int, **sampling: Any
+) -> list[Reply]:
+    """Like ``generate`` for several prompts, sent as one request."""
+    answers = post(
+        url,
+        "/generate",
+        {
+            "input_ids": [list(prompt) for prompt in prompts],
+            "sampling_params": {
+                "temperature": 0,
+                "max_new_tokens": tokens,
+                "ignore_eos": True,
+                **sampling,
+            },
+            "return_logprob": True,
+        },
+    )
+    return [_reply(answer) for answer in answers]
+
+
+def flush(url: str) -> None:
+    """Empty the server's cache."""
+    post(url, "/flush_cache?timeout=30", {})
