@@ -36,7 +36,7 @@ class ScanInput:
     dt_bias: Tensor
 
     @classmethod
-    def random(  # noqa: PLR0917
+    def random(
         cls,
         tokens: int,
         heads: int = 4,

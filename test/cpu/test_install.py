@@ -16,7 +16,7 @@ def test_importing_the_package_loads_neither_torch_nor_sglang() -> None:
 
 
 def test_missing_function_is_named() -> None:
-    with pytest.raises(IncompatibleSglang, match="json.no_such_function"):
+    with pytest.raises(IncompatibleSglang, match=r"json\.no_such_function"):
         check(Replacement("json.no_such_function", lambda: None, ()))
 
 
@@ -66,6 +66,9 @@ for name in ("causal_conv1d_fn", "causal_conv1d_fn_triton"):
 assert mixer.mamba_chunk_scan_combined.__wrapped__ is not mixer.mamba_chunk_scan_combined
 from sglang.srt.arg_groups import mamba_hook
 assert mamba_hook._platform_supports_mamba_cache_extra_buffer()
+assert torch.empty(1).pin_memory() is not None
+from sglang.srt.layers.rotary_embedding import base
+assert base._is_cpu
 print("fine")
 """
 

@@ -1,6 +1,7 @@
 """The scan and the decode step against mamba-ssm's reference, token by token."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ def assert_close(ours: Tensor, wanted: Tensor, tolerance: float = 2e-5) -> None:
 @pytest.mark.parametrize("resumed", [False, True])
 @pytest.mark.parametrize("gate", [False, True])
 @pytest.mark.parametrize(("heads", "headdim", "groups", "dstate"), [(4, 6, 2, 5), (3, 7, 1, 9)])
-def test_packed_scan_is_the_reference_on_each_sequence(  # noqa: PLR0917
+def test_packed_scan_is_the_reference_on_each_sequence(
     dtype: torch.dtype,
     resumed: bool,
     gate: bool,
@@ -72,7 +73,9 @@ def test_packed_scan_is_the_reference_on_each_sequence(  # noqa: PLR0917
     out, _, varlen, _ = scan(inputs, lengths, initial, gate, chunk_size=32)
     edges = bounds_of(lengths).tolist()
     for i, (begin, end) in enumerate(zip(edges, edges[1:], strict=False)):
-        wanted, last = scan_one(inputs.part(begin, end), None if initial is None else initial[i], gate)
+        wanted, last = scan_one(
+            inputs.part(begin, end), None if initial is None else initial[i], gate
+        )
         assert_close(out[begin:end], wanted, CLOSE[dtype])
         assert_close(varlen[i], last)
 
@@ -88,9 +91,7 @@ def test_state_at_any_cut_is_that_of_the_prefix(
     lengths: list[int], chunk_size: int, seed: int, data: st.DataObject
 ) -> None:
     inputs = ScanInput.random(sum(lengths), seed=seed)
-    initial = torch.randn(
-        len(lengths), 4, 6, 5, generator=torch.Generator().manual_seed(seed + 1)
-    )
+    initial = torch.randn(len(lengths), 4, 6, 5, generator=torch.Generator().manual_seed(seed + 1))
     edges = bounds_of(lengths).tolist()
     track_seq = data.draw(st.lists(st.integers(0, len(lengths) - 1), max_size=3))
     track_end = [data.draw(st.integers(edges[i], edges[i + 1])) for i in track_seq]
@@ -145,7 +146,7 @@ def test_repeated_decode_steps_are_the_scan() -> None:
 
 def update(inputs: ScanInput, t: int, pool: Tensor, out: Tensor, slots: Tensor) -> None:
     """One decode step the way SGLang's mixer calls it: per-head tensors expanded."""
-    heads, headdim = inputs.x.shape[2:]
+    headdim = inputs.x.shape[3]
     selective_state_update(
         pool,
         inputs.x[:, t],
@@ -169,7 +170,7 @@ def test_decode_step_is_the_reference(dtype: torch.dtype, tied: bool) -> None:
     batch, heads, headdim, groups, dstate = 5, 6, 7, 3, 9
     pool = torch.randn(8, heads, headdim, dstate)
     slots = torch.tensor([3, -1, 0, 7, 5], dtype=torch.int32)
-    A, dt, dt_bias = -torch.rand(heads, headdim, dstate), torch.randn(batch, heads, headdim), None
+    A, dt = -torch.rand(heads, headdim, dstate), torch.randn(batch, heads, headdim)
     dt_bias = torch.randn(heads, headdim)
     if tied:
         A = A[:, :1, :1].expand(-1, headdim, dstate)

@@ -39,12 +39,10 @@ def cut_admission(
     admission = original(adder, req, has_chunked_req=has_chunked_req, **kwargs)
     if not isinstance(adder.tree_cache, MarconiRadixCache) or isinstance(admission, AddReqResult):
         return admission
-    if adder.new_chunked_req is not None:
-        # A request admitted before this one was cut, so budget is left but the one
-        # place for an unfinished prefill is taken: a second one waits for a pass.
+    if has_chunked_req or adder.new_chunked_req is not None:
+        # The one place for an unfinished prefill is taken. Where that one was cut, it
+        # left budget over, so SGLang may want to start a second one: it waits for a pass.
         return AddReqResult.OTHER if admission.is_chunked else admission
-    if has_chunked_req:
-        return admission
     start = admission.prefix_len
     end = start + admission.extend_len
     cut = chunk_end(start, end, req.mamba_branching_seqlen)

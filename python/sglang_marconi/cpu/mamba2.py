@@ -75,19 +75,10 @@ def mamba_chunk_scan_combined(
     """
     if out is None:
         raise ValueError("mamba_chunk_scan_combined writes to `out`, which was not given")
-    if return_varlen_states and cu_seqlens is None:
-        raise ValueError("return_varlen_states needs cu_seqlens")
     if return_track_states and not return_varlen_states:
         raise ValueError("return_track_states needs return_varlen_states")
-    if not return_varlen_states and seq_idx is not None:
-        raise ValueError("seq_idx needs cu_seqlens and return_varlen_states")
     batch, seqlen = x.shape[:2]
-    if return_varlen_states and batch != 1:
-        raise ValueError(f"a packed batch has one row, got {batch}")
-    if return_varlen_states and cu_seqlens is not None:
-        bounds = cu_seqlens.long()
-    else:
-        bounds = torch.arange(batch + 1, device=x.device) * seqlen
+    bounds = _bounds(x, cu_seqlens, seq_idx, return_varlen_states)
 
     step = dt.float()
     if dt_bias is not None:
@@ -99,9 +90,8 @@ def mamba_chunk_scan_combined(
     # Chunk ends in every row of the batch, counted over the flattened batch.
     chunk_ends = torch.arange(1, max(1, -(-seqlen // chunk_size)), device=x.device) * chunk_size
     chunk_ends = chunk_ends + torch.arange(batch, device=x.device)[:, None] * seqlen
-    tracked = track_seq_idx is not None and track_end_locs is not None
     cuts = chunk_ends.flatten()
-    if tracked and track_end_locs is not None:
+    if track_end_locs is not None:
         cuts = torch.cat([cuts, track_end_locs.to(cuts)])
     scan = scan_packed(
         x.flatten(0, 1),
@@ -124,14 +114,26 @@ def mamba_chunk_scan_combined(
         if track_seq_idx is not None and track_end_locs is not None and len(track_end_locs):
             track = scan.state_at(track_seq_idx, track_end_locs).to(dtype)[None]
         return intermediate, last, track
-    if return_intermediate_states:
-        asked = [intermediate]
-        asked += [final] if return_final_states else []
-        asked += [last] if return_varlen_states else []
-        return tuple(asked) if len(asked) > 1 else intermediate
-    if return_varlen_states:
-        return (final, last) if return_final_states else last
-    return final if return_final_states else None
+    asked = [intermediate] if return_intermediate_states else []
+    asked += [final] if return_final_states else []
+    asked += [last] if return_varlen_states else []
+    if len(asked) > 1:
+        return tuple(asked)
+    return asked[0] if asked else None
+
+
+def _bounds(x: Tensor, cu_seqlens: Tensor | None, seq_idx: Tensor | None, packed: bool) -> Tensor:
+    """Where the sequences of a batch begin and end once its rows are laid end to end."""
+    batch, seqlen = x.shape[:2]
+    if not packed:
+        if seq_idx is not None:
+            raise ValueError("seq_idx needs cu_seqlens and return_varlen_states")
+        return torch.arange(batch + 1, device=x.device) * seqlen
+    if cu_seqlens is None:
+        raise ValueError("return_varlen_states needs cu_seqlens")
+    if batch != 1:
+        raise ValueError(f"a packed batch has one row, got {batch}")
+    return cu_seqlens.long()
 
 
 def _finish_output(out: Tensor, y: Tensor, x: Tensor, D: Tensor | None, z: Tensor | None) -> None:

@@ -1,27 +1,31 @@
 """What of SGLang is replaced on a machine without an accelerator, by what, and why.
 
-| SGLang function                                          | ours                          | why |
-|----------------------------------------------------------|-------------------------------|-----|
-| `kernels.ops.mamba.causal_conv1d_triton.causal_conv1d_fn`| `conv1d.causal_conv1d_fn`     | a
-  Triton kernel; `causal_conv1d` and `mamba` of `srt.layers.attention.mamba` call it too |
-| `...causal_conv1d_triton.causal_conv1d_update`           | `conv1d.causal_conv1d_update` | same |
-| `kernels.ops.mamba.triton_ops.ssd_combined.mamba_chunk_scan_combined`
-                                                           | `mamba2.mamba_chunk_scan_combined`
-                                                                                           | same |
-| `kernels.ops.mamba.triton_ops.mamba_ssm.selective_state_update`
-                                                           | `mamba2.selective_state_update`| same;
-  SGLang's dispatcher `ssu_dispatch` stays in charge and takes this as its Triton backend |
-| `...mamba_state_scatter_triton.track_mamba_states_if_needed` and `..._all_layers`
-                                                           | same names in `tracking`      | same |
-| `srt.arg_groups.mamba_hook._platform_supports_mamba_cache_extra_buffer`
-                                                           | `supports_extra_buffer`       | the
-  list of platforms leaves the CPU out because those functions were missing |
-| `torch.Tensor.pin_memory`, called by `ScheduleBatch.prepare_for_decode` and others
-                                                           | `stay_pageable`               | pinning
-  asks for a driver even where the tensor then stays on the host; SGLang guards most calls, not all |
-| `srt.configs.model_config.ModelConfig.__init__` (after)  | `set_conv_dtype`              | the
-  convolution states are bfloat16 unless SGLANG_MAMBA_CONV_DTYPE says otherwise, which loses digits
-  of a float32 model and makes the assignment of tracked states fail |
+SGLang function                                     ours, and why
+--------------------------------------------------  ----------------------------------------------
+kernels.ops.mamba
+  .causal_conv1d_triton.causal_conv1d_fn            conv1d.causal_conv1d_fn: a Triton kernel;
+                                                    srt's causal_conv1d and mamba call it too
+  .causal_conv1d_triton.causal_conv1d_update        conv1d.causal_conv1d_update: likewise
+  .triton_ops.ssd_combined.mamba_chunk_scan_combined
+                                                    mamba2.mamba_chunk_scan_combined: likewise
+  .triton_ops.mamba_ssm.selective_state_update      mamba2.selective_state_update: likewise;
+                                                    SGLang's dispatcher stays in charge and takes
+                                                    this for its Triton backend
+  .mamba_state_scatter_triton.track_mamba_states_*  tracking, same names: likewise
+srt.arg_groups.mamba_hook
+  ._platform_supports_mamba_cache_extra_buffer      supports_extra_buffer: its list of platforms
+                                                    leaves the CPU out, for want of the above
+srt.configs.model_config.ModelConfig.__init__       set_conv_dtype, afterwards: convolution states
+                                                    are bfloat16 unless SGLANG_MAMBA_CONV_DTYPE
+                                                    says otherwise; that loses digits of a float32
+                                                    model, and storing tracked ones fails
+srt.layers.rotary_embedding.base._is_cpu            True: the flag stands for SGLang's own CPU
+                                                    kernels (SGLANG_USE_CPU_ENGINE), but in this
+                                                    module all it does is to keep rotary
+                                                    embeddings from importing a kernel of vLLM
+torch.Tensor.pin_memory                             stay_pageable: it asks for a driver; SGLang
+                                                    guards most of its calls, but not that of
+                                                    ScheduleBatch.prepare_for_decode
 
 `srt.layers.attention.mamba.mamba` binds its convolutions on CUDA, NPU and XPU only, so the four
 names are bound here first, to the functions that it would have bound.
@@ -124,7 +128,25 @@ MIXER_NAMES = {
     "causal_conv1d_update_triton": f"{_CONV}.causal_conv1d_update",
 }
 
+# Module variables -> what they are set to.
+FLAGS = {"sglang.srt.layers.rotary_embedding.base._is_cpu": True}
+
 _state = {"installed": False}
+
+
+def _resolve(target: str) -> Any:
+    """What ``target`` names in SGLang.
+
+    Raises:
+        IncompatibleSglang: it names nothing.
+    """
+    try:
+        return pkgutil.resolve_name(target)
+    except (ImportError, AttributeError) as error:
+        raise IncompatibleSglang(
+            f"sglang-marconi's CPU runtime replaces {target}, "
+            f"which this SGLang does not have: {error}"
+        ) from error
 
 
 def check(replacement: Replacement) -> None:
@@ -135,13 +157,7 @@ def check(replacement: Replacement) -> None:
             only follows, further parameters are allowed.
     """
     wanted = replacement.parameters
-    try:
-        function = pkgutil.resolve_name(replacement.target)
-    except (ImportError, AttributeError) as error:
-        raise IncompatibleSglang(
-            f"sglang-marconi's CPU runtime replaces {replacement.target}, "
-            f"which this SGLang does not have: {error}"
-        ) from error
+    function = _resolve(replacement.target)
     if wanted is None:
         return
     found = tuple(inspect.signature(function).parameters)
@@ -162,10 +178,17 @@ def install() -> bool:
 
     for replacement in REPLACEMENTS:
         check(replacement)
+    for target in FLAGS:
+        _resolve(target)
     mixer = importlib.import_module(f"{_MIXER}.mamba")
-    for name, source in MIXER_NAMES.items():
+    bindings = {name: _resolve(source) for name, source in MIXER_NAMES.items()}
+
+    for name, function in bindings.items():
         if not hasattr(mixer, name):
-            setattr(mixer, name, pkgutil.resolve_name(source))
+            setattr(mixer, name, function)
+    for target, value in FLAGS.items():
+        module, _, variable = target.rpartition(".")
+        setattr(importlib.import_module(module), variable, value)
     for replacement in REPLACEMENTS:
         kind = HookType.AFTER if replacement.after else HookType.REPLACE
         HookRegistry.register(replacement.target, replacement.ours, kind)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 # Tokens per piece at most. Work inside a piece grows with its length, work at its borders shrinks.
 PIECE_TOKENS = 64
-# Elements of the largest temporary, (pieces, heads, tokens, tokens): bounds memory for long prompts.
+# Elements of the largest temporary, (pieces, heads, tokens, tokens): bounds the memory taken.
 BLOCK_ELEMENTS = 1 << 22
 
 
@@ -106,7 +106,7 @@ def scan_packed(
         ValueError: shapes do not belong together.
     """
     tokens, nheads, headdim = x.shape
-    ngroups, dstate = B.shape[1:]
+    dstate = B.shape[2]
     _check_shapes(x, dt, A, B, C, bounds)
     sequences = len(bounds) - 1
     bounds = bounds.long()

@@ -1,0 +1,46 @@
+# Everything runs from one virtual environment, .venv (11 GB, most of it SGLang's CUDA wheels).
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+STAMP  := $(VENV)/installed
+
+MODEL  ?= .demo/model
+ARGS   ?=
+TRACE  ?=
+LIMIT  ?= 60
+
+.PHONY: install demo test lint serve constraints clean
+
+install: $(STAMP)
+
+# mamba-ssm is the oracle of the CPU operations' tests: its reference functions need no CUDA.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --constraint constraints.txt setuptools wheel
+	$(PIP) --constraint constraints.txt --editable '.[demo,test]'
+	MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE \
+	    $(PIP) --no-build-isolation --no-deps mamba-ssm==2.3.2.post1
+	touch $@
+
+demo: install
+	$(BIN)/python scripts/demo.py $(if $(TRACE),--trace $(TRACE) --limit $(LIMIT))
+
+test: install lint
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+serve: install
+	test "$(MODEL)" != .demo/model || $(BIN)/python scripts/tiny_model.py $(MODEL)
+	$(BIN)/python scripts/local_server.py $(MODEL) --radix-cache-backend marconi $(ARGS)
+
+# Pins what is installed now; run it in a fresh environment after changing a dependency.
+constraints: install
+	$(BIN)/python -m pip freeze --all --exclude-editable | grep -v '^mamba' > constraints.txt
+
+clean:
+	rm -rf $(VENV) .demo build python/*.egg-info

@@ -1,0 +1,94 @@
+"""Bad use is refused with a message that names what is wrong."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sglang_marconi import plugin, seams
+from sglang_marconi.config import Settings, SettingsError, parse_settings
+from sglang_marconi.requirements import UnsupportedConfiguration, check_arguments
+
+ACCEPTED: dict[str, Any] = {
+    "disable_radix_cache": False,
+    "radix_eviction_policy": "lru",
+    "speculative_algorithm": None,
+    "disaggregation_mode": "null",
+    "enable_hierarchical_cache": False,
+    "enable_lmcache": False,
+    "enable_flexkv": False,
+    "dllm_algorithm": None,
+    "pp_size": 1,
+    "uses_mamba_radix_cache": True,
+    "model_path": "some/model",
+    "radix_eviction_policy_config": None,
+}
+
+
+def arguments(**changed: Any) -> SimpleNamespace:
+    return SimpleNamespace(**{**ACCEPTED, **changed})
+
+
+def test_a_hybrid_model_is_accepted() -> None:
+    check_arguments(arguments())
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"disable_radix_cache": True}, "--disable-radix-cache"),
+        ({"radix_eviction_policy": "lfu"}, "--radix-eviction-policy"),
+        ({"speculative_algorithm": "NGRAM"}, "--speculative-algorithm"),
+        ({"disaggregation_mode": "prefill"}, "--disaggregation-mode"),
+        ({"enable_hierarchical_cache": True}, "--enable-hierarchical-cache"),
+        ({"enable_lmcache": True}, "--enable-lmcache"),
+        ({"enable_flexkv": True}, "--enable-flexkv"),
+        ({"dllm_algorithm": "x"}, "--dllm-algorithm"),
+        ({"pp_size": 2}, "--pp-size"),
+        ({"uses_mamba_radix_cache": False}, "some/model"),
+    ],
+)
+def test_what_cannot_be_honoured_is_named(changed: dict[str, Any], named: str) -> None:
+    with pytest.raises(UnsupportedConfiguration, match=named):
+        check_arguments(arguments(**changed))
+
+
+def test_settings_name_the_key_the_value_and_what_is_allowed() -> None:
+    with pytest.raises(SettingsError, match=r"'alhpa'.*0\.5.*allowed keys"):
+        check_arguments(arguments(radix_eviction_policy_config={"alhpa": 0.5}))
+    with pytest.raises(SettingsError, match="JSON object"):
+        parse_settings([1])  # type: ignore[arg-type]
+    assert parse_settings(None) == Settings()
+
+
+def test_this_sglang_has_every_seam() -> None:
+    plugin.check_version()
+    plugin.check_seams()
+
+
+def test_a_changed_seam_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = "sglang.srt.runtime_context.mamba_track_grid"
+    monkeypatch.setitem(plugin.SEAMS, target, ("something_else",))
+    with pytest.raises(seams.IncompatibleSGLang, match=target):
+        plugin.check_seams()
+    monkeypatch.setitem(plugin.SEAMS, "sglang.srt.runtime_context.gone", ())
+    monkeypatch.setitem(plugin.SEAMS, target, ("tree_page",))
+    with pytest.raises(seams.IncompatibleSGLang, match=r"runtime_context\.gone"):
+        plugin.check_seams()
+
+
+def test_another_sglang_is_refused_only_when_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    hooks: list[Any] = []
+    monkeypatch.setattr(plugin, "version", lambda _name: "0.5.24")
+    monkeypatch.setattr(plugin, "_hook_after_resolution", hooks.append)
+    plugin.register()
+    (refuse,) = hooks
+    refuse(None, SimpleNamespace(radix_cache_backend=None))
+    with pytest.raises(seams.IncompatibleSGLang, match=r"0\.5\.24"):
+        refuse(None, SimpleNamespace(radix_cache_backend="marconi"))
+
+
+def test_without_the_backend_nothing_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugin, "check_seams", lambda: pytest.fail("checked"))
+    plugin._check_if_chosen(None, SimpleNamespace(radix_cache_backend=None))

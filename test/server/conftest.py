@@ -1,0 +1,44 @@
+"""One real SGLang server per configuration, shared by the tests that ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from local_server import LocalServer
+from tiny_model import build_tiny_model
+
+MARCONI = (
+    *("--radix-cache-backend", "marconi"),
+    # Small pools: without limits SGLang takes most of the machine's memory.
+    *("--max-total-tokens", "65536", "--max-mamba-cache-size", "192"),
+    *("--max-running-requests", "16"),
+)
+
+# A chunk of 128 tokens makes chunked prefills of ordinary prompts; the defaults
+# (`extra_buffer`, overlap scheduling) are what a production server runs with.
+CONFIGURATIONS = {
+    "no_buffer": (
+        *("--mamba-radix-cache-strategy", "no_buffer", "--disable-overlap-schedule"),
+        *("--chunked-prefill-size", "128"),
+    ),
+    "extra_buffer": (),
+}
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a small random-weight NemotronH."""
+    return build_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session", params=CONFIGURATIONS)
+def marconi(
+    request: pytest.FixtureRequest, model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalServer]:
+    """A server with our backend, once under each strategy of SGLang."""
+    log = tmp_path_factory.mktemp("log") / "server.log"
+    arguments = (*MARCONI, *CONFIGURATIONS[request.param])
+    with LocalServer(model, *arguments, log_path=log) as server:
+        yield server

@@ -1,0 +1,112 @@
+"""A warm cache must not change an answer: greedy tokens and logprobs as from a cold one."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.request
+from collections.abc import Sequence
+
+import pytest
+from client import Reply, flush, generate, generate_batch
+from local_server import LocalServer
+from prompts import tokens
+
+pytestmark = pytest.mark.server
+
+DECODED = 64
+# float32 on the CPU; a state resumed at another token sums in another order.
+TOLERANCE = 1e-4
+
+
+def cold(server: LocalServer, prompt: Sequence[int]) -> Reply:
+    """The answer of an empty cache."""
+    flush(server.url)
+    reply = generate(server.url, prompt, DECODED)
+    assert reply.cached_tokens == 0
+    return reply
+
+
+def assert_same(warm: Reply, reference: Reply) -> None:
+    assert warm.output_ids == reference.output_ids
+    assert warm.logprobs == pytest.approx(reference.logprobs, abs=TOLERANCE)
+
+
+def test_branching_and_repeated_prompts(marconi: LocalServer) -> None:
+    prefix = tokens(157, seed=1)
+    prompts = [prefix + tokens(20 + 13 * i, seed=10 + i) for i in range(4)]
+    references = [cold(marconi, prompt) for prompt in prompts]
+    flush(marconi.url)
+    for repeat in range(3):
+        for i, (prompt, reference) in enumerate(zip(prompts, references, strict=True)):
+            warm = generate(marconi.url, prompt, DECODED)
+            assert_same(warm, reference)
+            if repeat == 2:
+                assert warm.cached_tokens == len(prompt) - 1, i
+
+
+def test_turns_of_a_chat(marconi: LocalServer) -> None:
+    prompts, prompt = [], tokens(45, seed=2)
+    flush(marconi.url)
+    for turn in range(4):
+        reply = generate(marconi.url, prompt, DECODED)
+        prompts.append((prompt, reply))
+        prompt = prompt + reply.output_ids + tokens(31, seed=20 + turn)
+    assert [reply.cached_tokens for _, reply in prompts[1:]] == [
+        len(prompt) + DECODED - 1 for prompt, _ in prompts[:-1]
+    ]
+    for prompt, reply in prompts:
+        assert_same(reply, cold(marconi, prompt))
+
+
+def test_prompts_longer_than_a_chunk(marconi: LocalServer) -> None:
+    prefix = tokens(333, seed=3)
+    prompts = [prefix + tokens(170, seed=30 + i) for i in range(3)]
+    references = [cold(marconi, prompt) for prompt in prompts]
+    flush(marconi.url)
+    warm = [generate(marconi.url, prompt, DECODED) for prompt in prompts]
+    assert [reply.cached_tokens for reply in warm] == [0, 0, 333]
+    for reply, reference in zip(warm, references, strict=True):
+        assert_same(reply, reference)
+
+
+def test_prompts_batched_together(marconi: LocalServer) -> None:
+    families = [tokens(120 + 17 * i, seed=40 + i) for i in range(3)]
+    prompts = [
+        prefix + tokens(25, seed=400 + 10 * i + j)
+        for j in range(3)
+        for i, prefix in enumerate(families)
+    ]
+    references = [cold(marconi, prompt) for prompt in prompts]
+    flush(marconi.url)
+    for _ in range(3):
+        for reply, reference in zip(
+            generate_batch(marconi.url, prompts, DECODED), references, strict=True
+        ):
+            assert_same(reply, reference)
+
+
+def test_after_requests_that_were_aborted(marconi: LocalServer) -> None:
+    prefix = tokens(400, seed=5)
+    prompts = [prefix + tokens(30, seed=50 + i) for i in range(3)]
+    references = [cold(marconi, prompt) for prompt in prompts]
+    flush(marconi.url)
+    for prompt in prompts:
+        # Hang up at different moments: in the prefill, and while decoding.
+        for seconds in (0.02, 0.3):
+            _start_and_hang_up(marconi.url, prompt, seconds)
+        assert_same(generate(marconi.url, prompt, DECODED), references[prompts.index(prompt)])
+
+
+def _start_and_hang_up(url: str, prompt: Sequence[int], seconds: float) -> None:
+    body = {
+        "input_ids": list(prompt),
+        "sampling_params": {"temperature": 0, "max_new_tokens": 500, "ignore_eos": True},
+        "stream": True,
+    }
+    request = urllib.request.Request(
+        url + "/generate", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    stream = urllib.request.urlopen(request, timeout=60)
+    threading.Event().wait(seconds)
+    stream.close()
