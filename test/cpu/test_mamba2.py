@@ -72,10 +72,9 @@ def test_packed_scan_is_the_reference_on_each_sequence(
     initial = torch.randn(len(lengths), heads, headdim, dstate) if resumed else None
     out, _, varlen, _ = scan(inputs, lengths, initial, gate, chunk_size=32)
     edges = bounds_of(lengths).tolist()
-    for i, (begin, end) in enumerate(zip(edges, edges[1:], strict=False)):
-        wanted, last = scan_one(
-            inputs.part(begin, end), None if initial is None else initial[i], gate
-        )
+    for i, (begin, end) in enumerate(pairwise(edges)):
+        start = None if initial is None else initial[i]
+        wanted, last = scan_one(inputs.part(begin, end), start, gate)
         assert_close(out[begin:end], wanted, CLOSE[dtype])
         assert_close(varlen[i], last)
 
@@ -223,7 +222,7 @@ def test_strong_and_weak_decay_in_one_chunk_neither_overflow_nor_lose_digits() -
         x=inputs.x, dt=steps, A=torch.tensor([-30.0, -0.01]), B=inputs.B, C=inputs.C, D=inputs.D,
         z=inputs.z, dt_bias=torch.zeros(2),
     )  # fmt: skip
-    out, _, varlen, _ = scan(inputs, [128])
+    out, _, varlen, _ = scan(inputs, [128], chunk_size=256)
     wanted, last = scan_one(inputs)
     assert torch.isfinite(out).all()
     for head in range(2):

@@ -11,6 +11,7 @@ from tiny_model import build_tiny_model
 
 MARCONI = (
     *("--radix-cache-backend", "marconi"),
+    "--enable-cache-report",
     # Small pools: without limits SGLang takes most of the machine's memory.
     *("--max-total-tokens", "65536", "--max-mamba-cache-size", "192"),
     *("--max-running-requests", "16"),

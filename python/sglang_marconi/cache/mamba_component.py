@@ -14,15 +14,17 @@ SGLang calls a component at four moments of a request's life; this one answers:
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
+from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang.srt.mem_cache.unified_cache.components import MambaComponent
 
 from sglang_marconi.policy.admission import PrefixMatch, branch_point, last_token
 
 if TYPE_CHECKING:
-    import torch
     from sglang.srt.managers.schedule_batch import Req
     from sglang.srt.mem_cache.base_prefix_cache import (
         InsertParams,
@@ -116,12 +118,40 @@ class MarconiMambaComponent(MambaComponent):
         if at is not None and not replays:
             insert_params.mamba_value = req.kv.mamba_pool_idx.unsqueeze(-1).clone()
             return at
-        if self.cache.enable_mamba_extra_buffer or replays:
-            tracked: int | None = super().prepare_for_caching_req(
-                req, insert_params, token_ids_len, is_finished=True
-            )
-            return tracked
+        if not self.cache.enable_mamba_extra_buffer and not replays:
+            return token_ids_len
+        tracked = super().prepare_for_caching_req(
+            req, insert_params, token_ids_len, is_finished=True
+        )
+        if not tracked:
+            insert_params.mamba_value = insert_params.mamba_keep_idx = None
+            return token_ids_len
+        if tracked >= req.kv.cache_protected_len:
+            return int(tracked)
+        self._store_inside_prompt(req, insert_params, tracked)
         return token_ids_len
+
+    def _store_inside_prompt(self, req: Req, insert_params: InsertParams, at: int) -> None:
+        """Put a tracked state on the request's path, above the end of its own prompt.
+
+        The prompt's KV is in the tree already and the request's insert cannot end before
+        it, so the state goes in by an insert of its own, which adds and frees no KV.
+        """
+        kv_row = self.cache.req_to_token_pool.req_to_token[req.kv.req_pool_idx, :at]
+        result = self.cache.insert(
+            replace(
+                insert_params,
+                key=RadixKey(
+                    req.full_untruncated_fill_ids[:at], req.extra_key, cache_salt=req.cache_salt
+                ),
+                value=kv_row.to(dtype=torch.int64, copy=True),
+                prev_prefix_len=at,
+                inserted_len=at,
+            )
+        )
+        if result.mamba_exist:
+            insert_params.mamba_keep_idx = None
+        insert_params.mamba_value = None
 
     def cleanup_after_caching_req(
         self,

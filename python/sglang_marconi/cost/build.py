@@ -1,0 +1,99 @@
+"""From a model's config to its cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sglang_marconi.cost.config_view import ConfigView
+from sglang_marconi.cost.families import layers_of
+from sglang_marconi.cost.layer import LayerCost
+from sglang_marconi.cost.model import ModelCost, WindowCost
+
+_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_DEFAULT_STATE_DTYPE = "float32"
+
+
+def from_config(
+    config: object,
+    *,
+    tp_size: int = 1,
+    kv_dtype_bytes: int = 2,
+    state_dtype_bytes: int | None = None,
+    conv_dtype_bytes: int = 2,
+) -> ModelCost:
+    """The cost of a model on one of ``tp_size`` tensor-parallel ranks.
+
+    ``config`` is a Hugging Face config, as a mapping (``config.json`` as read) or as an
+    object with the same fields. The bytes per element default to what SGLang allocates:
+    16-bit KV and convolution windows, recurrent states in the config's
+    ``mamba_ssm_dtype`` or, without one, 32 bits.
+
+    Raises:
+        UnknownModelError: no family for this ``model_type``.
+        UnknownLayerError: a layer of a type that has no formula.
+        ConfigFieldError: a field that a formula needs is missing or malformed.
+        ShardingError: heads or channels do not divide over ``tp_size`` ranks.
+    """
+    view = ConfigView(config)
+    if state_dtype_bytes is None:
+        state_dtype_bytes = _DTYPE_BYTES.get(
+            str(view.get("mamba_ssm_dtype")), _DTYPE_BYTES[_DEFAULT_STATE_DTYPE]
+        )
+    return sum_layers(
+        layers_of(view),
+        tp_size=tp_size,
+        kv_dtype_bytes=kv_dtype_bytes,
+        state_dtype_bytes=state_dtype_bytes,
+        conv_dtype_bytes=conv_dtype_bytes,
+        embedding_parameters=_embedding_parameters(view),
+    )
+
+
+def sum_layers(
+    layers: Sequence[LayerCost],
+    *,
+    tp_size: int,
+    kv_dtype_bytes: int,
+    state_dtype_bytes: int,
+    conv_dtype_bytes: int,
+    embedding_parameters: int = 0,
+) -> ModelCost:
+    """Add up layers into the coefficients of a `ModelCost`.
+
+    A causal prefill of n tokens attends to n * (n + 1) / 2 keys, so that half of a
+    layer's FLOPs per key goes to the linear and half to the quadratic coefficient.
+    """
+    per_token = per_key = 0.0
+    kv_elements = recurrent = conv = 0
+    windows: dict[int, tuple[float, int]] = {}
+    for layer in layers:
+        per_token += 2.0 * layer.weights(tp_size) + layer.scan_flops(tp_size)
+        keys = layer.keys(tp_size)
+        if keys.window is None:
+            per_key += keys.flops
+            kv_elements += keys.kv_elements
+        else:
+            flops, elements = windows.get(keys.window, (0.0, 0))
+            windows[keys.window] = (flops + keys.flops, elements + keys.kv_elements)
+        state = layer.state(tp_size)
+        recurrent += state.recurrent
+        conv += state.conv
+    return ModelCost(
+        flops_per_token=per_token + per_key / 2,
+        flops_per_token_squared=per_key / 2,
+        state_bytes=recurrent * state_dtype_bytes + conv * conv_dtype_bytes,
+        kv_bytes_per_token=kv_elements * kv_dtype_bytes,
+        windows=tuple(
+            WindowCost(window, flops, elements * kv_dtype_bytes)
+            for window, (flops, elements) in sorted(windows.items())
+        ),
+        parameters=embedding_parameters + sum(layer.total_weights() for layer in layers),
+        active_parameters=embedding_parameters + sum(layer.weights(1) for layer in layers),
+    )
+
+
+def _embedding_parameters(view: ConfigView) -> int:
+    # LFM2's config says tie_embedding.
+    tied = view.get("tie_word_embeddings", "tie_embedding")
+    table = view.integer("vocab_size", default=0) * view.integer("hidden_size")
+    return table if tied else 2 * table

@@ -1,0 +1,89 @@
+"""The cost of a model, reduced to a few coefficients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class WindowCost:
+    """All layers that attend to the same number of most recent keys, on one rank.
+
+    ``flops_per_key`` for each (token, key) pair; ``kv_bytes_per_token`` for each of the
+    last ``window`` tokens.
+    """
+
+    window: int
+    flops_per_key: float
+    kv_bytes_per_token: int = 0
+
+    def pairs(self, tokens: int) -> int:
+        """(token, key) pairs in a prefill of the first ``tokens`` tokens."""
+        if tokens <= self.window:
+            return tokens * (tokens + 1) // 2
+        return tokens * self.window - self.window * (self.window - 1) // 2
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCost:
+    """FLOPs to prefill a prefix and bytes to keep it, on one tensor-parallel rank.
+
+    The FLOPs of a prefix of n tokens are ``flops_per_token * n + flops_per_token_squared *
+    n**2``, and for each of ``windows`` its ``flops_per_key`` times the pairs it attends
+    to; what a FLOP is, `LayerCost` says. ``state_bytes`` is one checkpoint (recurrent
+    states and convolution windows of all layers), whatever prefix it stands for;
+    ``kv_bytes_per_token`` is the KV of the layers without a window. ``parameters`` (the
+    matrices and convolutions of the whole model, embeddings included) and
+    ``active_parameters`` (those one token is multiplied with) tell whether a config was
+    read well: they should be close to what the model's name says. Both are 0 where there
+    is no model, as in `token_length_cost`.
+    """
+
+    flops_per_token: float
+    flops_per_token_squared: float
+    state_bytes: int
+    kv_bytes_per_token: int
+    windows: tuple[WindowCost, ...] = ()
+    parameters: float = 0.0
+    active_parameters: float = 0.0
+
+    def prefill_flops(self, start: int, end: int) -> float:
+        """FLOPs to compute tokens ``[start, end)`` when ``[0, start)`` is cached.
+
+        Additive: the cost of [0, a) plus that of [a, b) is that of [0, b). A hit on n
+        tokens saves ``prefill_flops(0, n)``. Expects ``0 <= start <= end``.
+        """
+        flops = (end - start) * (
+            self.flops_per_token + self.flops_per_token_squared * (start + end)
+        )
+        for window in self.windows:
+            flops += window.flops_per_key * (window.pairs(end) - window.pairs(start))
+        return flops
+
+    def kv_bytes(self, tokens: int) -> int:
+        """Bytes of KV that the last ``tokens`` tokens of a sequence hold."""
+        held = self.kv_bytes_per_token * tokens
+        for window in self.windows:
+            held += window.kv_bytes_per_token * min(tokens, window.window)
+        return held
+
+    def with_pool_bytes(self, *, state_bytes: int, kv_bytes_per_token: int) -> ModelCost:
+        """The same FLOPs with bytes as a server's memory pools have them.
+
+        ``kv_bytes_per_token`` is what the pool takes for a token over all layers, so it
+        replaces the bounded part of sliding windows too.
+        """
+        windows = tuple(replace(window, kv_bytes_per_token=0) for window in self.windows)
+        return replace(
+            self, state_bytes=state_bytes, kv_bytes_per_token=kv_bytes_per_token, windows=windows
+        )
+
+
+def token_length_cost(*, state_bytes: int, kv_bytes_per_token: int) -> ModelCost:
+    """For a model that no formula covers: every token costs one unit, wherever it stands."""
+    return ModelCost(
+        flops_per_token=1.0,
+        flops_per_token_squared=0.0,
+        state_bytes=state_bytes,
+        kv_bytes_per_token=kv_bytes_per_token,
+    )

@@ -1,0 +1,147 @@
+"""Each layer's formula against torch's own count of a naive instance of that layer."""
+
+import pytest
+import torch
+from naive_layers import RUN
+from sglang_marconi.cost import ShardingError
+from sglang_marconi.cost.attention import Attention, LatentAttention
+from sglang_marconi.cost.build import sum_layers
+from sglang_marconi.cost.delta import GatedDeltaNet, JetBlock, KimiDeltaAttention
+from sglang_marconi.cost.feedforward import MLP, MixtureOfExperts
+from sglang_marconi.cost.layer import LayerCost
+from sglang_marconi.cost.linear import LightningAttention, ShortConvolution
+from sglang_marconi.cost.mamba import Mamba1, Mamba2
+from sglang_marconi.cost.model import ModelCost
+from torch.utils.flop_counter import FlopCounterMode
+
+LAYERS = [
+    Attention(hidden=15, heads=3, kv_heads=3, head_dim=7),
+    Attention(hidden=15, heads=6, kv_heads=2, head_dim=5, gated=True),
+    Attention(hidden=15, heads=3, kv_heads=1, head_dim=7, window=4),
+    LatentAttention(hidden=15, heads=3, q_rank=None, kv_rank=9, nope_dim=5, rope_dim=3, v_dim=7),
+    LatentAttention(
+        hidden=15, heads=3, q_rank=11, kv_rank=9, nope_dim=5, rope_dim=3, v_dim=7, gate_dim=3
+    ),
+    MLP(hidden=15, intermediate=41),
+    MLP(hidden=15, intermediate=41, gated=False),
+    MixtureOfExperts(hidden=15, intermediate=13, experts=7, active=3),
+    MixtureOfExperts(
+        hidden=15,
+        intermediate=13,
+        experts=7,
+        active=3,
+        shared_intermediate=17,
+        gated=False,
+        latent=5,
+    ),
+    Mamba1(hidden=15, inner=21, state_dim=5, conv_kernel=3, dt_rank=4),
+    Mamba2(hidden=15, heads=6, head_dim=7, groups=2, state_dim=5, conv_kernel=4),
+    GatedDeltaNet(hidden=15, key_heads=2, value_heads=6, key_dim=5, value_dim=7, conv_kernel=4),
+    KimiDeltaAttention(hidden=15, heads=3, head_dim=7, conv_kernel=3),
+    KimiDeltaAttention(hidden=15, heads=3, head_dim=7, conv_kernel=3, full_rank_gate=True),
+    KimiDeltaAttention(
+        hidden=15, heads=3, head_dim=7, conv_kernel=3, full_rank_decay=True, full_rank_gate=True
+    ),
+    JetBlock(hidden=15, heads=2, key_dim=5, value_dim=8, conv_kernel=3, generator_reduction=4),
+    LightningAttention(hidden=15, heads=3, head_dim=7),
+    LightningAttention(hidden=15, heads=3, head_dim=7, gated=False),
+    ShortConvolution(hidden=15, conv_kernel=3),
+]
+
+
+def cost_of(layer: LayerCost, tp: int = 1) -> ModelCost:
+    """The layer alone, with bytes such that they count elements."""
+    return sum_layers(
+        [layer], tp_size=tp, kv_dtype_bytes=1, state_dtype_bytes=1, conv_dtype_bytes=1
+    )
+
+
+def counted_flops(layer: LayerCost, start: int, end: int) -> int:
+    x = torch.randn(end - start, 15)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        RUN[type(layer)](layer, x, start)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 1), (0, 11), (3, 11), (6, 9)])
+@pytest.mark.parametrize("layer", LAYERS, ids=repr)
+def test_prefill_flops_are_those_torch_counts(layer: LayerCost, start: int, end: int) -> None:
+    assert cost_of(layer).prefill_flops(start, end) == counted_flops(layer, start, end)
+
+
+def test_every_kind_of_layer_is_counted() -> None:
+    assert {type(layer) for layer in LAYERS} == set(RUN)
+
+
+def test_an_expert_counts_only_where_it_is_chosen() -> None:
+    layer = MixtureOfExperts(hidden=15, intermediate=13, experts=7, active=3)
+    router, expert = 15 * 7, 3 * 15 * 13
+    assert layer.weights(1) == router + 3 * expert
+    assert layer.total_weights() == router + 7 * expert
+
+
+EVEN = [
+    Attention(hidden=16, heads=8, kv_heads=8, head_dim=4, gated=True),
+    MLP(hidden=16, intermediate=32),
+    Mamba1(hidden=16, inner=32, state_dim=4, conv_kernel=4, dt_rank=4),
+    Mamba2(hidden=16, heads=8, head_dim=4, groups=4, state_dim=8, conv_kernel=4),
+    GatedDeltaNet(hidden=16, key_heads=4, value_heads=8, key_dim=4, value_dim=8, conv_kernel=4),
+    LightningAttention(hidden=16, heads=8, head_dim=4),
+    ShortConvolution(hidden=16, conv_kernel=3),
+]
+
+
+@pytest.mark.parametrize("tp", [2, 4])
+@pytest.mark.parametrize("layer", EVEN, ids=repr)
+def test_tensor_parallelism_divides_layers_that_split_evenly(layer: LayerCost, tp: int) -> None:
+    whole, part = cost_of(layer), cost_of(layer, tp)
+    assert part.prefill_flops(3, 50) == whole.prefill_flops(3, 50) / tp
+    assert part.state_bytes == whole.state_bytes / tp
+    assert part.kv_bytes(50) == whole.kv_bytes(50) / tp
+    assert part.parameters == whole.parameters
+
+
+def test_key_value_heads_are_copied_where_there_are_fewer_than_ranks() -> None:
+    layer = Attention(hidden=16, heads=8, kv_heads=2, head_dim=4)
+    assert [layer.keys(tp).kv_elements for tp in (1, 2, 4, 8)] == [16, 8, 8, 8]
+    assert [layer.weights(tp) for tp in (2, 4)] == [16 * (2 * 16 + 2 * 4), 16 * (2 * 8 + 2 * 4)]
+
+
+def test_the_latent_of_mla_is_copied_to_every_rank() -> None:
+    layer = LatentAttention(
+        hidden=16, heads=8, q_rank=12, kv_rank=8, nope_dim=4, rope_dim=2, v_dim=4
+    )
+    copied = 16 * 12 + 16 * (8 + 2)
+    assert layer.keys(4).kv_elements == layer.keys(1).kv_elements == 8 + 2
+    assert layer.keys(4).flops == layer.keys(1).flops / 4
+    assert layer.weights(4) - copied == (layer.weights(1) - copied) / 4
+
+
+def test_the_router_and_the_latent_projections_are_copied_to_every_rank() -> None:
+    layer = MixtureOfExperts(
+        hidden=16, intermediate=8, experts=12, active=2, shared_intermediate=4, latent=8
+    )
+    copied = 16 * 12 + 2 * 16 * 8
+    assert layer.weights(4) - copied == (layer.weights(1) - copied) / 4
+
+
+def test_the_narrow_half_of_a_low_rank_gate_is_copied_to_every_rank() -> None:
+    layer = KimiDeltaAttention(hidden=16, heads=8, head_dim=4, conv_kernel=4)
+    copied = 2 * 16 * 4
+    assert layer.weights(4) - copied == (layer.weights(1) - copied) / 4
+    assert layer.state(4).recurrent == layer.state(1).recurrent / 4
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Attention(hidden=16, heads=6, kv_heads=6, head_dim=4),
+        Attention(hidden=16, heads=12, kv_heads=6, head_dim=4),
+        Mamba2(hidden=16, heads=6, head_dim=4, groups=1, state_dim=8, conv_kernel=4),
+        KimiDeltaAttention(hidden=16, heads=6, head_dim=4, conv_kernel=4),
+    ],
+    ids=repr,
+)
+def test_heads_that_do_not_split_are_an_error(layer: LayerCost) -> None:
+    with pytest.raises(ShardingError, match=r"6 .* cannot be split over 4"):
+        cost_of(layer, tp=4)
