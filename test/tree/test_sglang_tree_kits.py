@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import random
 from array import array
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, MatchPrefixParams
 from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang.srt.mem_cache.unified_cache.components import ComponentType
 from sglang.test.kits.unified_radix_cache import core, fixtures, insert_walk
-from sglang.test.kits.unified_radix_cache.config import CONFIGS, CacheConfig, config_attrs, requires
+from sglang.test.kits.unified_radix_cache.config import CONFIGS, CacheConfig, config_attrs
 from sglang.test.kits.unified_radix_cache.fixtures import build_fixture, match_prefix
 from sglang.test.mem_cache_utils import finish_req
 from sglang.test.test_utils import CustomTestCase
@@ -29,12 +31,12 @@ HYBRID = (ComponentType.FULL, MAMBA)
 _TRACKED_TOKENS = CacheConfig(
     components=HYBRID, enable_mamba_extra_buffer=True, mamba_cache_size=60
 )
-_CONFIGS = [*(cfg for cfg in CONFIGS if cfg.has_mamba), _TRACKED_TOKENS]
+_CONFIGS = (*(cfg for cfg in CONFIGS if cfg.has_mamba), _TRACKED_TOKENS)
 
 
-def _per_configuration(suite: type) -> None:
-    """Define one test class for each configuration of the kit that has recurrent layers."""
-    for cfg in _CONFIGS:
+def _per_configuration(suite: type, configurations: Sequence[CacheConfig] = _CONFIGS) -> None:
+    """Define one test class for each configuration."""
+    for cfg in configurations:
         strategy = "extra_buffer" if cfg.enable_mamba_extra_buffer else "no_buffer"
         name = f"Test{suite.__name__}_{cfg.label}_{strategy}"
         attributes = {**config_attrs(suite, cfg), "__module__": __name__}
@@ -189,9 +191,7 @@ class Checkpoints(core.UnifiedRadixCacheCoreFixtures):
         for step in range(steps):
             old = chooser.choice(seen) if seen and chooser.random() < 0.7 else []
             keep = chooser.randrange(len(old) // page + 1)
-            tokens = old[: keep * page] + self._make_seq(
-                1000 * (step + 1), chooser.randrange(1, 3)
-            )
+            tokens = old[: keep * page] + self._make_seq(1000 * (step + 1), chooser.randrange(1, 3))
             if len(tokens) > 7 * page:
                 continue
             self._request(cache, allocator, pool, tokens, chooser)
@@ -227,7 +227,7 @@ class Checkpoints(core.UnifiedRadixCacheCoreFixtures):
         if allocator.available_size() < need:
             cache.evict(EvictParams(num_tokens=need))
         row = req.kv.req_pool_idx
-        pool.write((row, slice(0, start)), match.device_indices)
+        pool.write((row, slice(0, start)), cache.path_device_indices(req.last_node))
         pool.write((row, slice(start, len(tokens))), allocator.alloc(need))
         req.kv.kv_committed_len = req.kv.kv_allocated_len = len(tokens)
         req.kv.cache_protected_len = start
@@ -243,16 +243,52 @@ class Checkpoints(core.UnifiedRadixCacheCoreFixtures):
         self.assertEqual(match_prefix(cache, tokens).device_prefix_len, len(tokens))
 
 
+for _suite in (Core, Checkpoints):
+    _per_configuration(_suite)
+
+
 class SegmentLockFuzz(insert_walk.SegmentLockFuzzFixtures):
     """The kit's random inserts, locks and evictions; it checks the tree after each."""
 
     def test_fuzz(self) -> None:
-        for seed in range(6):
-            self._run_seed(seed)
+        with mock.patch.object(insert_walk, "build_fixture", _build_for_the_fuzz):
+            for seed in range(6):
+                self._run_seed(seed)
 
 
-for _suite in (Core, Checkpoints, SegmentLockFuzz):
-    _per_configuration(_suite)
+def _build_for_the_fuzz(cfg: CacheConfig) -> tuple[Any, Any, Any]:
+    """The kit's tree; one without a sliding window gets what the fuzz takes for granted."""
+    cache, allocator, pool = build_fixture(cfg)
+    if not cfg.has_swa:
+        allocator.free_swa = lambda _indices: None
+        inc_lock_ref = cache.inc_lock_ref
+
+        def lock(*args: Any, **kwargs: Any) -> Any:
+            receipt = inc_lock_ref(*args, **kwargs)
+            receipt.component_lock_uuids.setdefault(ComponentType.SWA, None)
+            return receipt
+
+        cache.inc_lock_ref = lock
+    return cache, allocator, pool
+
+
+# The fuzz inserts off page boundaries, and its requests never give a slot back.
+_FUZZED = CacheConfig(
+    components=HYBRID, kv_size=512, max_num_reqs=150, mamba_cache_size=600, max_context_len=1024
+)
+_WINDOWED = replace(
+    _FUZZED,
+    components=(ComponentType.FULL, ComponentType.SWA, MAMBA),
+    sliding_window_size=4,
+)
+_per_configuration(
+    SegmentLockFuzz,
+    [
+        replace(cfg, enable_mamba_extra_buffer=tracked)
+        for cfg in (_FUZZED, _WINDOWED)
+        for tracked in (False, True)
+    ],
+)
 
 
 class TestBranchGrid(core.MambaCheckpointGridFixtures, CustomTestCase):

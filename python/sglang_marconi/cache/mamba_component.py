@@ -214,7 +214,7 @@ class MarconiMambaComponent(MambaComponent):
     def _alloc_slot_or_none(self) -> torch.Tensor | None:
         """One state slot, shape ``[1]``, evicting for it; ``None`` if all are in use."""
         allocator = self.cache.req_to_token_pool.mamba_allocator
-        slot = allocator.alloc(1)
+        slot: torch.Tensor | None = allocator.alloc(1)
         if slot is None:
             self.cache.evict_for_alloc(EvictParams(num_tokens=0, mamba_num=1))
             slot = allocator.alloc(1)
