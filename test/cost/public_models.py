@@ -118,6 +118,7 @@ CODESTRAL_MAMBA = {
     "model_type": "mamba2",
     "vocab_size": 32768,
     "hidden_size": 4096,
+    "intermediate_size": 8192,
     "num_hidden_layers": 64,
     "num_heads": 128,
     "head_dim": 64,
@@ -141,6 +142,7 @@ QWEN3_5_4B = {
         "num_key_value_heads": 4,
         "head_dim": 256,
         "attn_output_gate": True,
+        "full_attention_interval": 4,
         "linear_num_key_heads": 16,
         "linear_key_head_dim": 128,
         "linear_num_value_heads": 32,
@@ -203,8 +205,95 @@ GPT_OSS_120B = {
     "layer_types": ["sliding_attention", "full_attention"] * 18,
 }
 
-# Sizes as on the model cards (the exact ones where a card gives them), active parameters
-# with or without embeddings as each maker counts them.
+# huggingface.co/meta-llama/Llama-3.1-8B
+LLAMA_3_1_8B = {
+    "model_type": "llama",
+    "vocab_size": 128256,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+}
+
+# huggingface.co/Qwen/Qwen3-30B-A3B
+QWEN3_30B_A3B = {
+    "model_type": "qwen3_moe",
+    "vocab_size": 151936,
+    "hidden_size": 2048,
+    "moe_intermediate_size": 768,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+}
+
+# defaults of BailingHybridConfig in SGLang, with the layers and heads of Ring-mini-linear-2.0:
+# a Ling of version 2.5 (lightning attention with MLA)
+LING = {
+    **preset_config("ring-mini-linear-2.0"),
+    "model_type": "bailing_hybrid",
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+}
+
+# defaults of GigaChat35Config in SGLang, with every fourth layer full attention
+GIGACHAT = {
+    "model_type": "gigachat3_5",
+    "vocab_size": 128256,
+    "hidden_size": 1280,
+    "intermediate_size": 896,
+    "moe_intermediate_size": 896,
+    "num_hidden_layers": 12,
+    "full_attention_layers": [3, 7, 11],
+    "num_attention_heads": 16,
+    "q_lora_rank": 1536,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "gated_attention": True,
+    "n_routed_experts": 64,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 6,
+    "first_k_dense_replace": 1,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_num_key_heads": 8,
+    "linear_num_value_heads": 16,
+}
+
+# the fields of Jet-Nemotron's config; the values are not a published model's
+JET_NEMOTRON = {
+    "model_type": "jet_nemotron",
+    "vocab_size": 1000,
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "layer_types": ["jet", "swa", "attn", "jet"],
+    "efficient_attention_config": {
+        "swa": {"window_size": 1152},
+        "jet": {
+            "mode": "chunk",
+            "expand_v": 2.0,
+            "num_heads": 12,
+            "head_dim": 96,
+            "norm_eps": "1e-5",
+            "conv_size": 4,
+            "dconv_generator_reduction": 8,
+            "dconv_implementation": "triton",
+        },
+    },
+}
+
+# Sizes as each maker states them in the model's name, card or paper; active parameters with
+# or without embeddings, as the maker counts them.
 PUBLISHED: dict[str, Published] = {
     "nemotron-h-8b": Published(preset_config("nemotron-h-8b"), 8.1),
     "nemotron-nano-9b-v2": Published(preset_config("nemotron-nano-9b-v2"), 8.89),
@@ -227,4 +316,6 @@ PUBLISHED: dict[str, Published] = {
     "ring-mini-linear-2.0": Published(preset_config("ring-mini-linear-2.0"), 16.4, 1.6),
     "minimax-text-01": Published(MINIMAX_TEXT_01, 456.0, 45.9),
     "gpt-oss-120b": Published(GPT_OSS_120B, 117.0, 5.1),
+    "llama-3.1-8b": Published(LLAMA_3_1_8B, 8.03),
+    "qwen3-30b-a3b": Published(QWEN3_30B_A3B, 30.5, 3.3),
 }

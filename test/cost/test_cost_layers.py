@@ -63,7 +63,7 @@ def counted_flops(layer: LayerCost, start: int, end: int) -> int:
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize(("start", "end"), [(0, 1), (0, 11), (3, 11), (6, 9)])
+@pytest.mark.parametrize(("start", "end"), [(0, 11), (3, 10)])
 @pytest.mark.parametrize("layer", LAYERS, ids=repr)
 def test_prefill_flops_are_those_torch_counts(layer: LayerCost, start: int, end: int) -> None:
     assert cost_of(layer).prefill_flops(start, end) == counted_flops(layer, start, end)

@@ -88,7 +88,7 @@ _CONFIGS: Mapping[str, Mapping[str, object]] = {
         "mamba_d_state": 256,
         "mamba_d_conv": 4,
     },
-    # huggingface.co/ibm-granite/granite-4.0-h-tiny, model card, "Model Architecture"
+    # huggingface.co/ibm-granite/granite-4.0-h-tiny: model card, "Model Architecture"
     "granite-4.0-h-tiny": {
         "model_type": "granitemoehybrid",
         "vocab_size": 100352,
@@ -185,7 +185,7 @@ _CONFIGS: Mapping[str, Mapping[str, object]] = {
             "short_conv_kernel_size": 4,
         },
     },
-    # huggingface.co/LiquidAI/LFM2-2.6B
+    # huggingface.co/LiquidAI/LFM2-2.6B; the MLP's width is the one built
     "lfm2-2.6b": {
         "model_type": "lfm2",
         "vocab_size": 65536,
