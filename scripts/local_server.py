@@ -42,6 +42,11 @@ def launch_command(model: str | Path, *arguments: str) -> list[str]:
     return [*launch, *machine, *arguments]
 
 
+def _cpu_environment() -> dict[str, str]:
+    """One OpenMP thread without CUDA: a second one waits for the server's other processes."""
+    return {} if torch.cuda.is_available() else {"OMP_NUM_THREADS": "1"}
+
+
 class LocalServer:
     """A server of its own process group on a free local port, for the length of a `with` block.
 
@@ -62,7 +67,7 @@ class LocalServer:
     ) -> None:
         self.log_path = log_path
         self._command = launch_command(model_path, *extra_args)
-        self._env = {**os.environ, **(env or {})}
+        self._env = {**os.environ, **_cpu_environment(), **(env or {})}
         self._start_timeout = start_timeout
         self._stop_timeout = stop_timeout
         self._port = 0
@@ -168,7 +173,7 @@ def main() -> None:
     if len(sys.argv) < 2:
         sys.exit("usage: local_server.py MODEL [SGLANG ARGUMENTS...]")
     command = launch_command(*sys.argv[1:])
-    os.execv(command[0], command)
+    os.execve(command[0], command, {**_cpu_environment(), **os.environ})
 
 
 if __name__ == "__main__":

@@ -86,6 +86,21 @@ def test_prompts_batched_together(marconi: LocalServer) -> None:
             assert_same(reply, reference)
 
 
+def test_a_reply_that_ends_with_a_stop_token(marconi: LocalServer) -> None:
+    # The overlap scheduler cannot foresee this end and has run one token further.
+    prompt = tokens(90, seed=6)
+    foreseen = cold(marconi, prompt)
+    stop = next(token for token in foreseen.output_ids[5:] if foreseen.output_ids.count(token) == 1)
+    length = foreseen.output_ids.index(stop) + 1
+    flush(marconi.url)
+    reply = generate(marconi.url, prompt, DECODED, ignore_eos=False, stop_token_ids=[stop])
+    assert reply.output_ids == foreseen.output_ids[:length]
+    following = [*prompt, *reply.output_ids, *tokens(40, seed=60)]
+    warm = generate(marconi.url, following, DECODED)
+    assert warm.cached_tokens in (len(prompt) + length - 1, len(prompt) + length)
+    assert_same(warm, cold(marconi, following))
+
+
 def test_after_requests_that_were_aborted(marconi: LocalServer) -> None:
     prefix = tokens(400, seed=5)
     prompts = [prefix + tokens(30, seed=50 + i) for i in range(3)]

@@ -228,7 +228,7 @@ class Checkpoints(core.UnifiedRadixCacheCoreFixtures):
             cache.evict(EvictParams(num_tokens=need))
         row = req.kv.req_pool_idx
         pool.write((row, slice(0, start)), cache.path_device_indices(req.last_node))
-        pool.write((row, slice(start, len(tokens))), allocator.alloc(need))
+        pool.write((row, slice(start, len(tokens))), self._alloc(allocator, need))
         req.kv.kv_committed_len = req.kv.kv_allocated_len = len(tokens)
         req.kv.cache_protected_len = start
         branch = req.mamba_branching_seqlen

@@ -1,0 +1,200 @@
+"""Programs of SGLang's frontend language, on a model that follows no instructions.
+
+Some are SGLang's own test programs, called as they are; the rest say what was reused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import sglang as sgl
+from client import flush
+from local_server import LocalServer
+from sglang.test import test_programs as programs
+
+pytestmark = pytest.mark.server
+
+PREAMBLE = "The customer may change a flight once, for a small fee, by phone or by email. " * 8
+
+
+@pytest.fixture
+def endpoint(marconi: LocalServer) -> Iterator[sgl.RuntimeEndpoint]:
+    """The server as the default backend of programs, with an empty cache."""
+    flush(marconi.url)
+    before = sgl.global_config.default_backend
+    backend = sgl.RuntimeEndpoint(marconi.url)
+    sgl.set_default_backend(backend)
+    yield backend
+    sgl.set_default_backend(before)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        programs.test_mt_bench,
+        programs.test_parallel_decoding,
+        programs.test_stream,
+        programs.test_stream_logprobs,
+        programs.test_regex,
+        programs.test_gen_min_new_tokens,
+        programs.test_chat_completion_speculative,
+        pytest.param(lambda: programs.test_select(check_answer=False), id="test_select"),
+        pytest.param(
+            lambda: programs.test_parallel_encoding(check_answer=False), id="test_parallel_encoding"
+        ),
+        pytest.param(
+            lambda: programs.test_expert_answer(check_answer=False), id="test_expert_answer"
+        ),
+    ],
+)
+def test_sglang_program(endpoint: sgl.RuntimeEndpoint, program: Callable[[], None]) -> None:
+    program()
+
+
+def reused(state: Any, variable: str) -> int:
+    """Prompt tokens the server reused for one generated variable."""
+    return int(state.get_meta_info(variable)["cached_tokens"])
+
+
+def test_a_program_run_again_reuses_its_prompt(endpoint: sgl.RuntimeEndpoint) -> None:
+    @sgl.function
+    def ask(s: Any, question: str) -> None:
+        s += PREAMBLE
+        s += question + sgl.gen("answer", max_tokens=8, temperature=0, ignore_eos=True)
+
+    states = [ask.run(question=question) for question in ("Red?", "Blue?", "Green?", "Green?")]
+    first, second, third, repeated = (reused(state, "answer") for state in states)
+    assert first == second == 0
+    assert third > 0
+    assert repeated > 0
+    assert third == pytest.approx(
+        states[2].get_meta_info("answer")["prompt_tokens"], abs=len("Green?")
+    )
+    assert states[2]["answer"] == states[3]["answer"]
+
+
+def test_a_second_generation_goes_on_from_the_first(endpoint: sgl.RuntimeEndpoint) -> None:
+    @sgl.function
+    def chat(s: Any) -> None:
+        s += PREAMBLE
+        s += sgl.gen("one", max_tokens=12, temperature=0, ignore_eos=True)
+        s += " Then: " + sgl.gen("two", max_tokens=12, temperature=0, ignore_eos=True)
+
+    state = chat.run()
+    assert reused(state, "one") == 0
+    # The reply's text comes back as the tokens that were generated.
+    assert reused(state, "two") == state.get_meta_info("one")["prompt_tokens"] + 11
+
+
+def test_forks_share_their_beginning(endpoint: sgl.RuntimeEndpoint) -> None:
+    topics = ["price", "hotel", "luggage", "seat"]
+
+    @sgl.function
+    def branches(s: Any) -> None:
+        s += PREAMBLE
+        forks = s.fork(len(topics))
+        for i, topic in enumerate(topics):
+            forks[i] += f"About the {topic}:" + sgl.gen("tip", max_tokens=8, ignore_eos=True)
+        forks.join()
+        for topic, fork in zip(topics, forks, strict=True):
+            s += f"{topic}: {fork['tip']}\n"
+            s.set_var(topic, fork.get_meta_info("tip"))
+        s += "In short," + sgl.gen("summary", max_tokens=8, ignore_eos=True)
+
+    # Forks of a first run may run together and find no state; those of the third do.
+    for _ in range(3):
+        state = branches.run(temperature=0)
+        assert state["summary"]
+    assert all(state[topic]["completion_tokens"] == 8 for topic in topics)
+    assert all(state[topic]["cached_tokens"] > 100 for topic in topics)
+
+
+def test_select_takes_one_of_its_choices_each_time(endpoint: sgl.RuntimeEndpoint) -> None:
+    choices = ["refund", "exchange", "cancel"]
+
+    @sgl.function
+    def decide(s: Any) -> None:
+        s += PREAMBLE + "The agent will "
+        s += sgl.select("choice", choices, temperature=0)
+
+    flush(endpoint.base_url)
+    states = [decide.run() for _ in range(3)]
+    chosen = [state["choice"] for state in states]
+    assert chosen[0] in choices
+    assert chosen == [chosen[0]] * 3
+    scores = [state.get_meta_info("choice")["normalized_prompt_logprobs"] for state in states]
+    for again in scores[1:]:
+        assert again == pytest.approx(scores[0], abs=1e-4)
+
+
+@pytest.mark.parametrize("pattern", [r"[0-9]{3}-[0-9]{4}", r"(yes|no|perhaps)"])
+def test_regex(endpoint: sgl.RuntimeEndpoint, pattern: str) -> None:
+    @sgl.function
+    def answer(s: Any) -> None:
+        s += PREAMBLE + "Answer: "
+        s += sgl.gen("text", max_tokens=24, temperature=0, regex=pattern)
+
+    for _ in range(3):
+        state = answer.run()
+        assert re.fullmatch(pattern, state["text"])
+    assert reused(state, "text") > 100
+
+
+def test_choices_of_gen(endpoint: sgl.RuntimeEndpoint) -> None:
+    @sgl.function
+    def answer(s: Any) -> None:
+        s += PREAMBLE + "The mood is " + sgl.gen("mood", choices=["good", "bad", "fair"])
+
+    assert answer.run()["mood"] in ("good", "bad", "fair")
+
+
+def test_tree_search(endpoint: sgl.RuntimeEndpoint) -> None:
+    """Two levels of forks, the better half of each level going on."""
+
+    def expand(s: Any, width: int) -> list[Any]:
+        forks = s.fork(width)
+        for i in range(width):
+            forks[i] += f" Step {i}:" + sgl.gen("step", max_tokens=6, ignore_eos=True)
+            forks[i] += " It is" + sgl.select("vote", [" good", " bad"])
+        return list(forks)
+
+    @sgl.function
+    def search(s: Any) -> None:
+        s += PREAMBLE
+        beams = [s]
+        for _ in range(2):
+            leaves = [leaf for beam in beams for leaf in expand(beam, 3)]
+            leaves.sort(key=lambda leaf: leaf["vote"])
+            beams = leaves[:2]
+        s.set_var("steps", [beam["step"] for beam in beams])
+        s.set_var("votes", [beam["vote"] for beam in beams])
+
+    runs = [search.run(temperature=0) for _ in range(2)]
+    assert runs[0]["steps"] == runs[1]["steps"]
+    assert runs[0]["votes"] == runs[1]["votes"]
+    assert all(runs[0]["steps"])
+
+
+def test_streamed_text_is_the_text(endpoint: sgl.RuntimeEndpoint) -> None:
+    @sgl.function
+    def tell(s: Any) -> None:
+        s += PREAMBLE + sgl.gen("story", max_tokens=32, temperature=0, ignore_eos=True)
+
+    whole = tell.run()["story"]
+    streamed = tell.run(stream=True)
+    assert "".join(streamed.text_iter("story")) == whole
+
+
+def test_a_batch_of_programs(endpoint: sgl.RuntimeEndpoint) -> None:
+    @sgl.function
+    def ask(s: Any, question: str) -> None:
+        s += PREAMBLE + question
+        s += sgl.gen("answer", max_tokens=8, temperature=0, ignore_eos=True)
+
+    questions = [{"question": f"Question {i}?"} for i in range(6)]
+    alone = [ask.run(**question)["answer"] for question in questions]
+    together = [state["answer"] for state in ask.run_batch(questions, num_threads=6)]
+    assert together == alone
