@@ -4,10 +4,25 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
+from typing import Any
 
 
 class IncompatibleSGLang(RuntimeError):
     """The installed SGLang is not one that this version of sglang-marconi fits."""
+
+
+def resolve(target: str) -> Any:
+    """What a dotted path names in SGLang.
+
+    Raises:
+        IncompatibleSGLang: it names nothing.
+    """
+    try:
+        return pkgutil.resolve_name(target)
+    except (ImportError, AttributeError) as error:
+        raise IncompatibleSGLang(
+            f"sglang-marconi needs {target}, which this SGLang does not have: {error}"
+        ) from error
 
 
 def require_parameters(target: str, names: tuple[str, ...], *, exact: bool = True) -> None:
@@ -21,12 +36,7 @@ def require_parameters(target: str, names: tuple[str, ...], *, exact: bool = Tru
     Raises:
         IncompatibleSGLang: it does not exist, or its parameters differ.
     """
-    try:
-        found = tuple(inspect.signature(pkgutil.resolve_name(target)).parameters)
-    except (ImportError, AttributeError) as error:
-        raise IncompatibleSGLang(
-            f"sglang-marconi needs {target}, which this SGLang does not have: {error}"
-        ) from error
+    found = tuple(inspect.signature(resolve(target)).parameters)
     if (found if exact else found[: len(names)]) != names:
         raise IncompatibleSGLang(
             f"sglang-marconi needs {target} with parameters ({', '.join(names)}), "

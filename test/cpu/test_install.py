@@ -6,7 +6,8 @@ import sys
 import pytest
 import torch
 from sglang_marconi.cpu import replacements
-from sglang_marconi.cpu.replacements import IncompatibleSglang, Replacement, check
+from sglang_marconi.cpu.replacements import Replacement, check
+from sglang_marconi.seams import IncompatibleSGLang
 
 
 def test_importing_the_package_loads_neither_torch_nor_sglang() -> None:
@@ -16,12 +17,12 @@ def test_importing_the_package_loads_neither_torch_nor_sglang() -> None:
 
 
 def test_missing_function_is_named() -> None:
-    with pytest.raises(IncompatibleSglang, match=r"json\.no_such_function"):
+    with pytest.raises(IncompatibleSGLang, match=r"json\.no_such_function"):
         check(Replacement("json.no_such_function", lambda: None, ()))
 
 
 def test_other_parameters_are_named() -> None:
-    with pytest.raises(IncompatibleSglang, match=r"textwrap\.indent.*text, prefix, predicate"):
+    with pytest.raises(IncompatibleSGLang, match=r"textwrap\.indent.*text, prefix, predicate"):
         check(Replacement("textwrap.indent", lambda: None, ("text", "prefix")))
     check(Replacement("textwrap.indent", lambda: None, ("text", "prefix"), after=True))
 

@@ -11,7 +11,7 @@ def install() -> bool:
         Whether the replacements are in place: False where torch sees an accelerator.
 
     Raises:
-        IncompatibleSglang: a function to be replaced is missing or has other parameters than the
+        IncompatibleSGLang: a function to be replaced is missing or has other parameters than the
             ones our version was written against. Nothing is replaced then.
     """
     from .replacements import install as install_replacements

@@ -34,12 +34,13 @@ names are bound here first, to the functions that it would have bound.
 import importlib
 import inspect
 import os
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from sglang_marconi.seams import require_parameters, resolve
 
 from . import conv1d, mamba2, tracking
 
@@ -47,10 +48,6 @@ _OPS = "sglang.kernels.ops.mamba"
 _CONV = f"{_OPS}.causal_conv1d_triton"
 _SCATTER = f"{_OPS}.mamba_state_scatter_triton"
 _MIXER = "sglang.srt.layers.attention.mamba"
-
-
-class IncompatibleSglang(RuntimeError):
-    """The installed SGLang is not the one that the replacements were written against."""
 
 
 def supports_extra_buffer() -> bool:
@@ -134,38 +131,17 @@ FLAGS = {"sglang.srt.layers.rotary_embedding.base._is_cpu": True}
 _state = {"installed": False}
 
 
-def _resolve(target: str) -> Any:
-    """What ``target`` names in SGLang.
-
-    Raises:
-        IncompatibleSglang: it names nothing.
-    """
-    try:
-        return pkgutil.resolve_name(target)
-    except (ImportError, AttributeError) as error:
-        raise IncompatibleSglang(
-            f"sglang-marconi's CPU runtime replaces {target}, "
-            f"which this SGLang does not have: {error}"
-        ) from error
-
-
 def check(replacement: Replacement) -> None:
     """Compare SGLang's function with the one that ``replacement`` was written against.
 
     Raises:
-        IncompatibleSglang: it does not exist, or its parameters differ. For a function that ours
+        IncompatibleSGLang: it does not exist, or its parameters differ. For a function that ours
             only follows, further parameters are allowed.
     """
-    wanted = replacement.parameters
-    function = _resolve(replacement.target)
-    if wanted is None:
-        return
-    found = tuple(inspect.signature(function).parameters)
-    if (found[: len(wanted)] if replacement.after else found) != wanted:
-        raise IncompatibleSglang(
-            f"sglang-marconi's CPU runtime replaces {replacement.target} with parameters "
-            f"({', '.join(wanted)}), but this SGLang's has ({', '.join(found)})"
-        )
+    if replacement.parameters is None:
+        resolve(replacement.target)
+    else:
+        require_parameters(replacement.target, replacement.parameters, exact=not replacement.after)
 
 
 def install() -> bool:
@@ -179,9 +155,9 @@ def install() -> bool:
     for replacement in REPLACEMENTS:
         check(replacement)
     for target in FLAGS:
-        _resolve(target)
+        resolve(target)
     mixer = importlib.import_module(f"{_MIXER}.mamba")
-    bindings = {name: _resolve(source) for name, source in MIXER_NAMES.items()}
+    bindings = {name: resolve(source) for name, source in MIXER_NAMES.items()}
 
     for name, function in bindings.items():
         if not hasattr(mixer, name):
