@@ -183,7 +183,7 @@ def _hook_after_resolution(hook: Callable[[None, Any], None]) -> None:
 def _check_if_chosen(_result: None, server_args: Any) -> None:
     from sglang.srt.arg_groups.overrides import resolving_view
 
-    from sglang_marconi.requirements import check_arguments
+    from sglang_marconi.compatibility import check_arguments
 
     args = resolving_view(server_args)
     if args.radix_cache_backend == BACKEND:

@@ -5,6 +5,7 @@ Some are SGLang's own test programs, called as they are; the rest say what was r
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,6 +27,8 @@ def endpoint(marconi: LocalServer) -> Iterator[sgl.RuntimeEndpoint]:
     flush(marconi.url)
     before = sgl.global_config.default_backend
     backend = sgl.RuntimeEndpoint(marconi.url)
+    # SGLang's programs look for the endpoint inside an `sgl.Runtime`.
+    backend.endpoint = backend
     sgl.set_default_backend(backend)
     yield backend
     sgl.set_default_backend(before)
@@ -37,7 +40,6 @@ def endpoint(marconi: LocalServer) -> Iterator[sgl.RuntimeEndpoint]:
         programs.test_mt_bench,
         programs.test_parallel_decoding,
         programs.test_stream,
-        programs.test_stream_logprobs,
         programs.test_regex,
         programs.test_gen_min_new_tokens,
         programs.test_chat_completion_speculative,
@@ -206,6 +208,32 @@ def test_streamed_text_is_the_text(endpoint: sgl.RuntimeEndpoint) -> None:
     whole = tell.run()["story"]
     streamed = tell.run(stream=True)
     assert "".join(streamed.text_iter("story")) == whole
+
+
+def test_streamed_logprobs(endpoint: sgl.RuntimeEndpoint) -> None:
+    """As many as tokens so far: SGLang's own program expects increments, not the default."""
+
+    @sgl.function
+    def tell(s: Any) -> None:
+        s += PREAMBLE
+        s += sgl.gen("story", max_tokens=32, temperature=0, ignore_eos=True, return_logprob=True)
+
+    async def collect() -> list[tuple[str, dict[str, Any]]]:
+        state = tell.run(stream=True)
+        return [chunk async for chunk in state.text_async_iter("story", return_meta_data=True)]
+
+    runs = [asyncio.run(collect()) for _ in range(3)]
+    for chunks in runs:
+        assert all(
+            len(meta["output_token_logprobs"]) == meta["completion_tokens"] for _, meta in chunks
+        )
+    last = [chunks[-1][1]["output_token_logprobs"] for chunks in runs]
+    assert len(last[0]) == 32
+    for again in last[1:]:
+        assert [entry[1] for entry in again] == [entry[1] for entry in last[0]]
+        assert [entry[0] for entry in again] == pytest.approx(
+            [entry[0] for entry in last[0]], abs=1e-4
+        )
 
 
 def test_a_batch_of_programs(endpoint: sgl.RuntimeEndpoint) -> None:

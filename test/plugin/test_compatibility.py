@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from sglang_marconi import plugin, seams
+from sglang_marconi.compatibility import UnsupportedConfiguration, check_arguments
 from sglang_marconi.config import Settings, SettingsError, parse_settings
-from sglang_marconi.requirements import UnsupportedConfiguration, check_arguments
 
 ACCEPTED: dict[str, Any] = {
     "disable_radix_cache": False,
