@@ -65,6 +65,11 @@ REFUSALS = (
         "diffusion models revisit tokens whose state is already taken",
     ),
     Refusal(
+        "--enable-deterministic-inference",
+        lambda args: bool(args.enable_deterministic_inference),
+        "a prefill cut at a branch point does not end on its tiles",
+    ),
+    Refusal(
         "--pp-size",
         lambda args: args.pp_size > 1,
         "a branch is cut for one pipeline stage at a time only",

@@ -53,6 +53,13 @@ def test_sglang_program(endpoint: sgl.RuntimeEndpoint, program: Callable[[], Non
     program()
 
 
+def run(program: Any, **arguments: Any) -> Any:
+    """Run a program to its end; by itself `run` returns while the last request is on its way."""
+    state = program.run(**arguments)
+    state.sync()
+    return state
+
+
 def reused(state: Any, variable: str) -> int:
     """Prompt tokens the server reused for one generated variable."""
     return int(state.get_meta_info(variable)["cached_tokens"])
@@ -64,7 +71,7 @@ def test_a_program_run_again_reuses_its_prompt(endpoint: sgl.RuntimeEndpoint) ->
         s += PREAMBLE
         s += question + sgl.gen("answer", max_tokens=8, temperature=0, ignore_eos=True)
 
-    states = [ask.run(question=question) for question in ("Red?", "Blue?", "Green?", "Green?")]
+    states = [run(ask, question=question) for question in ("Red?", "Blue?", "Green?", "Green?")]
     first, second, third, repeated = (reused(state, "answer") for state in states)
     assert first == second == 0
     assert third > 0
@@ -82,7 +89,7 @@ def test_a_second_generation_goes_on_from_the_first(endpoint: sgl.RuntimeEndpoin
         s += sgl.gen("one", max_tokens=12, temperature=0, ignore_eos=True)
         s += " Then: " + sgl.gen("two", max_tokens=12, temperature=0, ignore_eos=True)
 
-    state = chat.run()
+    state = run(chat)
     assert reused(state, "one") == 0
     # The reply's text comes back as the tokens that were generated.
     assert reused(state, "two") == state.get_meta_info("one")["prompt_tokens"] + 11
@@ -105,7 +112,7 @@ def test_forks_share_their_beginning(endpoint: sgl.RuntimeEndpoint) -> None:
 
     # Forks of a first run may run together and find no state; those of the third do.
     for _ in range(3):
-        state = branches.run(temperature=0)
+        state = run(branches, temperature=0)
         assert state["summary"]
     assert all(state[topic]["completion_tokens"] == 8 for topic in topics)
     assert all(state[topic]["cached_tokens"] > 100 for topic in topics)
@@ -128,7 +135,7 @@ def test_parallel_encoding(endpoint: sgl.RuntimeEndpoint) -> None:
         s += "".join(statements) + "".join(fork["note"] for fork in forks)
         s += "Who keeps it?" + sgl.gen("answer", max_tokens=8, ignore_eos=True)
 
-    states = [encode.run(temperature=0) for _ in range(3)]
+    states = [run(encode, temperature=0) for _ in range(3)]
     assert len({state["answer"] for state in states}) == 1
     assert reused(states[0], "answer") <= reused(states[1], "answer")
     assert reused(states[2], "answer") == states[2].get_meta_info("answer")["prompt_tokens"] - 1
@@ -143,7 +150,7 @@ def test_select_takes_one_of_its_choices_each_time(endpoint: sgl.RuntimeEndpoint
         s += sgl.select("choice", choices, temperature=0)
 
     flush(endpoint.base_url)
-    states = [decide.run() for _ in range(3)]
+    states = [run(decide) for _ in range(3)]
     chosen = [state["choice"] for state in states]
     assert chosen[0] in choices
     assert chosen == [chosen[0]] * 3
@@ -160,7 +167,7 @@ def test_regex(endpoint: sgl.RuntimeEndpoint, pattern: str) -> None:
         s += sgl.gen("text", max_tokens=24, temperature=0, regex=pattern)
 
     for _ in range(3):
-        state = answer.run()
+        state = run(answer)
         assert re.fullmatch(pattern, state["text"])
     assert reused(state, "text") > 100
 
@@ -170,7 +177,7 @@ def test_choices_of_gen(endpoint: sgl.RuntimeEndpoint) -> None:
     def answer(s: Any) -> None:
         s += PREAMBLE + "The mood is " + sgl.gen("mood", choices=["good", "bad", "fair"])
 
-    assert answer.run()["mood"] in ("good", "bad", "fair")
+    assert run(answer)["mood"] in ("good", "bad", "fair")
 
 
 def test_tree_search(endpoint: sgl.RuntimeEndpoint) -> None:
@@ -194,7 +201,7 @@ def test_tree_search(endpoint: sgl.RuntimeEndpoint) -> None:
         s.set_var("steps", [beam["step"] for beam in beams])
         s.set_var("votes", [beam["vote"] for beam in beams])
 
-    runs = [search.run(temperature=0) for _ in range(2)]
+    runs = [run(search, temperature=0) for _ in range(2)]
     assert runs[0]["steps"] == runs[1]["steps"]
     assert runs[0]["votes"] == runs[1]["votes"]
     assert all(runs[0]["steps"])
@@ -205,7 +212,7 @@ def test_streamed_text_is_the_text(endpoint: sgl.RuntimeEndpoint) -> None:
     def tell(s: Any) -> None:
         s += PREAMBLE + sgl.gen("story", max_tokens=32, temperature=0, ignore_eos=True)
 
-    whole = tell.run()["story"]
+    whole = run(tell)["story"]
     streamed = tell.run(stream=True)
     assert "".join(streamed.text_iter("story")) == whole
 
@@ -243,6 +250,6 @@ def test_a_batch_of_programs(endpoint: sgl.RuntimeEndpoint) -> None:
         s += sgl.gen("answer", max_tokens=8, temperature=0, ignore_eos=True)
 
     questions = [{"question": f"Question {i}?"} for i in range(6)]
-    alone = [ask.run(**question)["answer"] for question in questions]
+    alone = [run(ask, **question)["answer"] for question in questions]
     together = [state["answer"] for state in ask.run_batch(questions, num_threads=6)]
     assert together == alone
