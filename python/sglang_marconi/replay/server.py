@@ -39,9 +39,15 @@ async def replay(
     `url` is the server's root, such as `http://127.0.0.1:30000`. Raises `ReplayError` for the
     first request that fails, and drops the others.
     """
-    # A retry would find its own prompt in the cache, so a failure is a failure.
-    async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+    # A retry would find its own prompt in the cache, so a failure is a failure; and on a
+    # busy machine even connecting may take longer than the client's usual five seconds.
+    async with AsyncOpenAI(
+        base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=_TIMEOUT
+    ) as client:
         return await _Replay(client, requests, on_record).run(concurrency)
+
+
+_TIMEOUT = 600.0  # seconds, for connecting and between two tokens
 
 
 class _Replay:
