@@ -36,7 +36,13 @@ def require_parameters(target: str, names: tuple[str, ...], *, exact: bool = Tru
     Raises:
         IncompatibleSGLang: it does not exist, or its parameters differ.
     """
-    found = tuple(inspect.signature(resolve(target)).parameters)
+    function = resolve(target)
+    try:
+        found = tuple(inspect.signature(function).parameters)
+    except (TypeError, ValueError) as error:
+        raise IncompatibleSGLang(
+            f"sglang-marconi needs the parameters of {target}, which cannot be read: {error}"
+        ) from error
     if (found if exact else found[: len(names)]) != names:
         raise IncompatibleSGLang(
             f"sglang-marconi needs {target} with parameters ({', '.join(names)}), "
