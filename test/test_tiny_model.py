@@ -1,6 +1,6 @@
 import json
-from collections.abc import Iterator
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -67,7 +67,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.usefixtures("one_thread")
 _GREEDY = """
 import sys
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -83,6 +82,7 @@ for prompt in ("able about account", "What is the policy?"):
 """
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_greedy_replies_vary_and_are_tokenized_again_as_they_were(model: Path) -> None:
     # In a process of its own: once other tests have imported mamba-ssm, transformers
     # takes its CUDA kernels.
