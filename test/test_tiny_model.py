@@ -1,5 +1,6 @@
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
