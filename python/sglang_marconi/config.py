@@ -6,9 +6,12 @@ The settings arrive as the JSON object of ``--radix-eviction-policy-config``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
+
+# Recency and FLOP efficiency weigh the same, as long as nothing tunes alpha.
+DEFAULT_ALPHA = 1.0
 
 
 class SettingsError(ValueError):
@@ -16,7 +19,21 @@ class SettingsError(ValueError):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """The backend's settings. There are none yet: the eviction policy brings the first."""
+    """The backend's settings.
+
+    Attributes:
+        alpha: weight of FLOP efficiency against recency in the utility of a checkpoint, 0 or
+            more; 0 evicts the least recently used. ``None``: to be tuned while serving;
+            until this version can, ``DEFAULT_ALPHA``.
+        outgrown_first: evict states that their own conversation has grown past before all
+            others. ``False``: they compete with the others, as in the paper.
+        cost: what a hit is worth. ``flops``: the model's prefill FLOPs; ``tokens``: its
+            length, for a model whose layers the cost model has no formula for.
+    """
+
+    alpha: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    outgrown_first: bool = True
+    cost: Literal["flops", "tokens"] = "flops"
 
 
 def parse_settings(given: Mapping[str, Any] | None) -> Settings:

@@ -3,7 +3,8 @@
 | seam of SGLang                                        | kind   | what for                        |
 |-------------------------------------------------------|--------|---------------------------------|
 | ``register_radix_cache_backend``                      | public | the name ``marconi``            |
-| ``CacheInitParams.component_registry_override``       | public | our recurrent-state component   |
+| ``CacheInitParams.component_registry_override``       | public | our components of the tree      |
+| ``register_tree_core_backend``                        | public | our tree, which they report to  |
 | ``ServerArgs.resolve_once`` (after)                   | hook   | refuse bad use before the load  |
 | ``PrefillAdder._select_prefill_admission`` (around)   | hook   | end a first chunk on the branch |
 | ``PrefillAdder.add_chunked_req`` (around)             | hook   | end a later chunk on the branch |
@@ -17,6 +18,7 @@ recurrent operations.
 
 from __future__ import annotations
 
+import logging
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -29,13 +31,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sglang.srt.mem_cache.base_prefix_cache import BasePrefixCache
+    from sglang.srt.mem_cache.cache_init_params import CacheInitParams
     from sglang.srt.mem_cache.registry import TreeCacheBuildContext
+    from sglang.srt.mem_cache.unified_cache.components import ComponentType, TreeComponent
+    from sglang.srt.mem_cache.unified_cache.unified_tree_core_interface import (
+        UnifiedTreeCoreInterface,
+    )
+
+logger = logging.getLogger(__name__)
 
 BACKEND = "marconi"
 SUPPORTED_SGLANG = SpecifierSet(">=0.5.23,<0.5.24")
 
 _ADDER = "sglang.srt.managers.schedule_policy.PrefillAdder"
-_COMPONENT = "sglang.srt.mem_cache.unified_cache.components.mamba.MambaComponent"
+_COMPONENTS = "sglang.srt.mem_cache.unified_cache.components"
+_MAMBA = f"{_COMPONENTS}.mamba.MambaComponent"
+_FULL = f"{_COMPONENTS}.full.FullComponent"
+_TREE = "sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedTreeCore"
+_STATES = "sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedLRUList"
 _TRACK_GRID = "sglang.srt.runtime_context.mamba_track_grid"
 _RESOLVE = "sglang.srt.server_args.ServerArgs.resolve_once"
 
@@ -60,14 +73,14 @@ SEAMS: dict[str, tuple[str, ...]] = {
         "is_chunked",
         "replay_len",
     ),
-    f"{_COMPONENT}.finalize_match_result_in_tree_core": (
+    f"{_MAMBA}.finalize_match_result_in_tree_core": (
         "self",
         "result",
         "params",
         "value_chunks",
         "best_value_len",
     ),
-    f"{_COMPONENT}.commit_insert_component_data": (
+    f"{_MAMBA}.commit_insert_component_data": (
         "self",
         "node",
         "is_new_leaf",
@@ -75,20 +88,67 @@ SEAMS: dict[str, tuple[str, ...]] = {
         "result",
         "cache_actions",
     ),
-    f"{_COMPONENT}.prepare_for_caching_req": (
+    f"{_MAMBA}.prepare_for_caching_req": (
         "self",
         "req",
         "insert_params",
         "token_ids_len",
         "is_finished",
     ),
-    f"{_COMPONENT}.cleanup_after_caching_req": (
+    f"{_MAMBA}.cleanup_after_caching_req": (
         "self",
         "req",
         "is_finished",
         "insert_result",
         "insert_params",
     ),
+    f"{_MAMBA}.refresh_lru": ("self", "phase", "node", "root_node"),
+    f"{_MAMBA}.acquire_component_lock": ("self", "node", "result", "lock_host"),
+    f"{_MAMBA}.release_component_lock": ("self", "node", "params", "lock_host"),
+    f"{_MAMBA}._refresh_session_partition": ("self", "node"),
+    **{
+        target: parameters
+        for component in (_MAMBA, _FULL)
+        for target, parameters in {
+            f"{component}._evict_device_start": ("self", "request_cnt"),
+            f"{component}._evict_device_next_node": (
+                "self",
+                "tracker",
+                "device_frees",
+                "host_frees",
+                "cache_actions",
+            ),
+            f"{component}._evict_device_end": ("self",),
+        }.items()
+    },
+    f"{_FULL}._dec_session_coverage": ("self", "session_id", "leaf"),
+    f"{_FULL}._advance_session_coverage": ("self", "session_id", "leaf", "old_ancestor"),
+    f"{_FULL}._recede_session_coverage": ("self", "session_id", "leaf", "fallback"),
+    f"{_TREE}.reset": ("self",),
+    f"{_TREE}.begin_insert": ("self", "params"),
+    f"{_TREE}._add_new_node": (
+        "self",
+        "parent",
+        "key",
+        "value",
+        "priority",
+        "session_id",
+        "rotation_base",
+    ),
+    f"{_TREE}._split_node": ("self", "key", "child", "split_len"),
+    f"{_TREE}._remove_leaf_from_parent": ("self", "node"),
+    f"{_TREE}._evict_component_and_detach_lru": (
+        "self",
+        "node",
+        "comp",
+        "device_frees",
+        "host_frees",
+        "cache_actions",
+        "target",
+        "tracker",
+    ),
+    f"{_STATES}.insert_mru": ("self", "node"),
+    f"{_STATES}.remove_node": ("self", "node"),
     "sglang.srt.mem_cache.registry.create_unified_radix_cache": ("ctx", "cache_class"),
     "sglang.srt.mem_cache.memory_pool.HybridReqToTokenPool.free_mamba_cache": (
         "self",
@@ -111,8 +171,12 @@ def register() -> None:
         _hook_after_resolution(_Refuse(error))
         return
     from sglang.srt.mem_cache.registry import register_radix_cache_backend
+    from sglang.srt.mem_cache.unified_cache.tree_core_registry import register_tree_core_backend
+
+    from sglang_marconi.cache import TREE_CORE
 
     register_radix_cache_backend(BACKEND, build_cache)
+    register_tree_core_backend(TREE_CORE, build_tree_core)
     _hook_after_resolution(_check_if_chosen)
 
 
@@ -143,27 +207,49 @@ def check_seams() -> None:
 def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     """The factory behind ``--radix-cache-backend marconi``; runs in the scheduler process."""
     from sglang.srt.mem_cache.registry import create_unified_radix_cache
-    from sglang.srt.mem_cache.unified_cache.components import ComponentType
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     from sglang_marconi.cache.branch_cut import cut_admission, cut_continuation
-    from sglang_marconi.cache.mamba_component import MarconiMambaComponent
-    from sglang_marconi.cache.radix_cache import MarconiRadixCache
-    from sglang_marconi.config import parse_settings
+    from sglang_marconi.cache.pricing import price_config, with_pools
+    from sglang_marconi.cache.radix_cache import MarconiRadixCache, choose_components
+    from sglang_marconi.config import DEFAULT_ALPHA, parse_settings
+    from sglang_marconi.policy.eviction import EvictionPolicy
 
     params = ctx.params
-    parse_settings(params.eviction_policy_config)
+    settings = parse_settings(params.eviction_policy_config)
     # SGLang's own policies would reject our keys.
     params.eviction_policy_config = None
-    params.component_registry_override = {
-        **(params.component_registry_override or {}),
-        ComponentType.MAMBA: MarconiMambaComponent,
-    }
+    if settings.alpha is None:
+        logger.info("Marconi: alpha is not set; this version does not tune it: %s", DEFAULT_ALPHA)
+    cost = price_config(
+        ctx.model_config.hf_config, settings, tp_size=_attention_ranks(ctx.server_args)
+    )
+    policy = EvictionPolicy(
+        with_pools(cost, params),
+        alpha=DEFAULT_ALPHA if settings.alpha is None else settings.alpha,
+        outgrown_first=settings.outgrown_first,
+    )
+    choose_components(params, policy)
     HookRegistry.register(f"{_ADDER}._select_prefill_admission", cut_admission, HookType.AROUND)
     HookRegistry.register(f"{_ADDER}.add_chunked_req", cut_continuation, HookType.AROUND)
     HookRegistry.register(_TRACK_GRID, _track_every_page, HookType.AROUND)
     HookRegistry.apply_hooks()
     return create_unified_radix_cache(ctx, cache_class=MarconiRadixCache)
+
+
+def build_tree_core(
+    params: CacheInitParams, components: dict[ComponentType, TreeComponent]
+) -> UnifiedTreeCoreInterface:
+    """The factory of the tree that ``build_cache`` asks SGLang for."""
+    from sglang_marconi.cache.tree_core import MarconiTreeCore
+
+    return MarconiTreeCore(params, components)
+
+
+def _attention_ranks(args: Any) -> int:
+    """Over how many ranks heads and channels are divided."""
+    ranks: int = args.tp_size // args.dp_size if args.enable_dp_attention else args.tp_size
+    return ranks
 
 
 def _track_every_page(original: Callable[[int], int], tree_page: int) -> int:
@@ -181,14 +267,21 @@ def _hook_after_resolution(hook: Callable[[None, Any], None]) -> None:
 
 
 def _check_if_chosen(_result: None, server_args: Any) -> None:
+    from sglang.srt.arg_groups.model_override_base import model_config_of
     from sglang.srt.arg_groups.overrides import resolving_view
 
+    from sglang_marconi.cache.pricing import price_config
     from sglang_marconi.compatibility import check_arguments
+    from sglang_marconi.config import parse_settings
 
     args = resolving_view(server_args)
     if args.radix_cache_backend == BACKEND:
         check_seams()
         check_arguments(args)
+        settings = parse_settings(args.radix_eviction_policy_config)
+        price_config(
+            model_config_of(server_args).hf_config, settings, tp_size=_attention_ranks(args)
+        )
 
 
 class _Refuse:

@@ -68,6 +68,10 @@ assert mixer.mamba_chunk_scan_combined.__wrapped__ is not mixer.mamba_chunk_scan
 from sglang.srt.arg_groups import mamba_hook
 assert mamba_hook._platform_supports_mamba_cache_extra_buffer()
 assert torch.empty(1).pin_memory() is not None
+from sglang.srt.distributed.device_communicators.pynccl import PyNcclCommunicator
+from sglang.srt.distributed.utils import StatelessProcessGroup
+pair = StatelessProcessGroup(rank=0, world_size=2, store=None)
+assert not PyNcclCommunicator(pair, torch.device("cpu")).available
 from sglang.srt.layers.rotary_embedding import base
 assert base._is_cpu
 print("fine")

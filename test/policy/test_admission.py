@@ -15,7 +15,7 @@ def test_branch_is_the_last_whole_page_the_tree_shares(
     shared: int, resumed: int, page: int
 ) -> None:
     resumed = min(shared, resumed) // page * page
-    branch = branch_point(PrefixMatch(shared, resumed), page)
+    branch = branch_point(PrefixMatch(shared, resumed, branches=True), page)
     if branch is None:
         assert shared - resumed < page
     else:
@@ -24,9 +24,13 @@ def test_branch_is_the_last_whole_page_the_tree_shares(
 
 
 def test_no_branch_where_a_checkpoint_stands() -> None:
-    assert branch_point(PrefixMatch(257, 257), 1) is None
-    assert branch_point(PrefixMatch(0, 0), 1) is None
-    assert branch_point(PrefixMatch(257, 0), 1) == 257
+    assert branch_point(PrefixMatch(257, 257, branches=True), 1) is None
+    assert branch_point(PrefixMatch(0, 0, branches=True), 1) is None
+    assert branch_point(PrefixMatch(257, 0, branches=True), 1) == 257
+
+
+def test_no_branch_where_a_prompt_continues_what_ended() -> None:
+    assert branch_point(PrefixMatch(257, 0, branches=False), 1) is None
 
 
 @given(lengths, lengths, st.none() | lengths)

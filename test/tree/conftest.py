@@ -1,26 +1,36 @@
-"""Makes SGLang's in-process kits build our cache with our component."""
+"""Makes SGLang's in-process kits build our cache with our tree and components."""
 
 from __future__ import annotations
 
 import pytest
 from sglang.srt.mem_cache.cache_init_params import CacheInitParams
-from sglang.srt.mem_cache.unified_cache.components import ComponentType
+from sglang.srt.mem_cache.unified_cache import tree_core_registry
 from sglang.test.kits.unified_radix_cache import fixtures
-from sglang_marconi.cache.mamba_component import MarconiMambaComponent
-from sglang_marconi.cache.radix_cache import MarconiRadixCache
+from sglang.test.kits.unified_radix_cache.unified_tree_core_inspector import (
+    UnifiedTreeCoreInspector,
+)
+from sglang_marconi.cache import TREE_CORE
+from sglang_marconi.cache.radix_cache import MarconiRadixCache, choose_components
+from sglang_marconi.cache.tree_core import MarconiTreeCore
+from sglang_marconi.cost import token_length_cost
+from sglang_marconi.policy.eviction import EvictionPolicy
+
+
+class InspectedTree(UnifiedTreeCoreInspector, MarconiTreeCore):
+    """Our tree, which the kits can look into."""
 
 
 def build_marconi_cache(params: CacheInitParams) -> MarconiRadixCache:
     """What the kits call in place of SGLang's ``UnifiedRadixCache``."""
-    params.component_registry_override = {
-        **(params.component_registry_override or {}),
-        ComponentType.MAMBA: MarconiMambaComponent,
-    }
+    cost = token_length_cost(state_bytes=100, kv_bytes_per_token=1)
+    choose_components(params, EvictionPolicy(cost, alpha=0.0, outgrown_first=False))
     return MarconiRadixCache(params=params)
 
 
 @pytest.fixture(autouse=True)
 def marconi_in_the_kits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every tree that a kit builds is ours, on the CPU."""
+    monkeypatch.setitem(tree_core_registry._TREE_CORE_REGISTRY, TREE_CORE, InspectedTree)
+    monkeypatch.setattr(fixtures, "selected_tree_core_test_backend", lambda: TREE_CORE)
     monkeypatch.setattr(fixtures, "UnifiedRadixCache", build_marconi_cache)
     monkeypatch.setattr(fixtures, "get_device", lambda: "cpu")

@@ -79,6 +79,18 @@ class Core(core.UnifiedRadixCacheCoreFixtures):
             self.assertEqual(match.mamba_branching_seqlen, len(shared))
         cache.sanity_check()
 
+    def test_a_leaf_without_its_state_keeps_its_kv_and_is_no_branch(self) -> None:
+        cache, allocator, pool = build_fixture(self.cfg)
+        ended = self._make_seq(1, 2)
+        self._insert(cache, allocator, pool, ended)
+        free_kv = allocator.available_size()
+        cache.evict(EvictParams(num_tokens=0, mamba_num=1))
+        cache.sanity_check()
+        match = match_prefix(cache, ended + self._make_seq(20000, 1))
+        self.assertEqual((match.full_kv_hit_length, match.device_prefix_len), (len(ended), 0))
+        self.assertIsNone(match.mamba_branching_seqlen)
+        self.assertEqual(allocator.available_size(), free_kv)
+
     def test_no_branch_where_a_state_stands(self) -> None:
         cache, allocator, pool = build_fixture(self.cfg)
         shared = self._make_seq(1, 2)
@@ -289,18 +301,6 @@ _per_configuration(
         for tracked in (False, True)
     ],
 )
-
-
-class TestBranchGrid(core.MambaCheckpointGridFixtures, CustomTestCase):
-    """The kit's branch positions: SGLang's lie on a grid, ours on the last whole page."""
-
-    cfg = replace(_TRACKED_TOKENS, kv_size=1024, max_context_len=1024)
-
-    def test_branch(self) -> None:
-        for page, hit, expected in ((1, 100, 100), (1, 64, 64), (48, 144, 144), (128, 256, 256)):
-            with self.subTest(page=page, hit=hit):
-                at = self._branching_seqlen(tree_page_size=page, full_hit_length=hit)
-                self.assertEqual(at, expected)
 
 
 class TestFinishedRequest(core.MambaFinishedOvershootCheckpointFixtures, CustomTestCase):

@@ -9,6 +9,9 @@ SGLang calls a component at four moments of a request's life; this one answers:
 | another chunk ends         | a state, as at every end  | nothing is inserted             |
 | the prompt ends            | a state, as at every end  | the prompt's KV, no state       |
 | the request ends           | live state or tracked one | live state, else a tracked one  |
+
+Which state goes when states are short, ``policy.eviction`` says; uses and locks of states
+are reported to it from here.
 """
 
 from __future__ import annotations
@@ -20,13 +23,21 @@ from typing import TYPE_CHECKING
 import torch
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 from sglang.srt.mem_cache.radix_cache import RadixKey
-from sglang.srt.mem_cache.unified_cache.components import MambaComponent
+from sglang.srt.mem_cache.unified_cache.components import (
+    ComponentType,
+    EvictLayer,
+    LRURefreshPhase,
+    MambaComponent,
+)
 
 from sglang_marconi.policy.admission import PrefixMatch, branch_point, last_token
+from sglang_marconi.policy.eviction import EvictionPolicy
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req
     from sglang.srt.mem_cache.base_prefix_cache import (
+        DecLockRefParams,
+        IncLockRefResult,
         InsertParams,
         InsertResult,
         MatchPrefixParams,
@@ -37,14 +48,24 @@ if TYPE_CHECKING:
     from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeNode
     from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
+    from sglang_marconi.cache.tree_core import MarconiTreeCore
+
 logger = logging.getLogger(__name__)
 
 
 class MarconiMambaComponent(MambaComponent):
-    """Checkpoints at branch points and at the last decoded token, nowhere else."""
+    """Checkpoints at branch points and at the last decoded token, nowhere else.
 
-    def __init__(self, cache: UnifiedRadixCache, params: CacheInitParams) -> None:
+    ``policy`` is the cache's one eviction policy; the tree takes it from here.
+    """
+
+    tree_core: MarconiTreeCore
+
+    def __init__(
+        self, cache: UnifiedRadixCache, params: CacheInitParams, *, policy: EvictionPolicy
+    ) -> None:
         super().__init__(cache, params)
+        self.policy = policy
         self._page_size: int = params.page_size
         # The slot a request goes on in once its live state joins the tree; held
         # between prepare and cleanup of one checkpoint.
@@ -66,8 +87,16 @@ class MarconiMambaComponent(MambaComponent):
         match = PrefixMatch(
             shared_tokens=result.full_kv_hit_length,
             resumable_tokens=result.device_prefix_len + result.host_hit_length,
+            branches=self._branches(result.last_visited_node_id),
         )
         return result._replace(mamba_branching_seqlen=branch_point(match, self._page_size))
+
+    def _branches(self, node_id: int | None) -> bool:
+        """Whether something else than the matched prompt continues this node, or will."""
+        if node_id is None:
+            return False
+        node = self.tree_core.node_by_id(node_id)
+        return bool(node.children) or node.component_data[ComponentType.FULL].lock_ref > 0
 
     # ---- insert ----
 
@@ -83,6 +112,69 @@ class MarconiMambaComponent(MambaComponent):
         # while it decodes find where they branch off.
         if params.mamba_value is not None:
             super().commit_insert_component_data(node, is_new_leaf, params, result, cache_actions)
+            if result.mamba_exist:
+                self.policy.use(self.tree_core.prefix(node))
+
+    # ---- use and locks, for the policy ----
+
+    def refresh_lru(
+        self, phase: LRURefreshPhase, node: UnifiedTreeNode, root_node: UnifiedTreeNode
+    ) -> None:
+        super().refresh_lru(phase, node, root_node)
+        if phase is LRURefreshPhase.MATCH_END and self.node_has_component_data(node):
+            self.policy.use(self.tree_core.prefix(node))
+
+    def acquire_component_lock(
+        self, node: UnifiedTreeNode, result: IncLockRefResult, lock_host: bool = False
+    ) -> IncLockRefResult:
+        result = super().acquire_component_lock(node, result, lock_host)
+        if not lock_host and node is not self.tree_core.root_node:
+            self.policy.lock_state(self.tree_core.prefix(node))
+        return result
+
+    def release_component_lock(
+        self, node: UnifiedTreeNode, params: DecLockRefParams, lock_host: bool = False
+    ) -> None:
+        super().release_component_lock(node, params, lock_host)
+        if lock_host or node is self.tree_core.root_node:
+            return
+        if node.component_data[self.component_type].lock_ref == 0:
+            self.policy.unlock_state(self.tree_core.prefix(node))
+
+    def _refresh_session_partition(self, node: UnifiedTreeNode) -> None:
+        super()._refresh_session_partition(node)
+        self.policy.refer_to_state(self.tree_core.prefix(node), self.session_ref(node) > 0)
+
+    # ---- eviction ----
+
+    def _evict_device_start(self, request_cnt: int) -> None:
+        self._evict_device_request_cnt = request_cnt
+
+    def _evict_device_next_node(
+        self,
+        tracker: dict[ComponentType, int],
+        device_frees: dict[ComponentType, list[torch.Tensor]],
+        host_frees: dict[ComponentType, list[torch.Tensor]],
+        cache_actions: list[CacheAction | ComponentAction],
+    ) -> None:
+        """Evict one state. A leaf keeps its KV, which is not what is short."""
+        if tracker[self.component_type] >= self._evict_device_request_cnt:
+            return
+        victim = self.policy.least_useful_state()
+        if victim is None:
+            return
+        self.tree_core._evict_component_and_detach_lru(
+            self.tree_core.node_by_id(victim.handle),
+            self,
+            target=EvictLayer.DEVICE,
+            tracker=tracker,
+            device_frees=device_frees,
+            host_frees=host_frees,
+            cache_actions=cache_actions,
+        )
+
+    def _evict_device_end(self) -> None:
+        """Nothing to clear: the policy holds the order."""
 
     # ---- checkpoint: what goes into the tree ----
 

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TYPE_CHECKING
+
+from sglang.srt.mem_cache.unified_cache.components import ComponentType
 from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
+
+from sglang_marconi.cache import TREE_CORE
+from sglang_marconi.cache.full_component import MarconiFullComponent
+from sglang_marconi.cache.mamba_component import MarconiMambaComponent
+
+if TYPE_CHECKING:
+    from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+
+    from sglang_marconi.policy.eviction import EvictionPolicy
 
 
 class MarconiRadixCache(UnifiedRadixCache):
     """SGLang's unified radix cache with Marconi's components.
 
-    The behaviour lives in the components (``mamba_component``) and in the cut of
-    prefills at branch points (``branch_cut``); the class is what both of them, and
-    an operator reading the log, recognise the backend by.
+    The behaviour lives in the components, in the tree that reports to the eviction policy
+    (``tree_core``) and in the cut of prefills at branch points (``branch_cut``); the class
+    is what all of them, and an operator reading the log, recognise the backend by.
     """
+
+
+def choose_components(params: CacheInitParams, policy: EvictionPolicy) -> None:
+    """Have the cache built from ``params`` use our tree and components, and ``policy``."""
+    params.component_registry_override = {
+        **(params.component_registry_override or {}),
+        ComponentType.FULL: MarconiFullComponent,
+        ComponentType.MAMBA: partial(MarconiMambaComponent, policy=policy),
+    }
+    params.tree_core_backend = TREE_CORE

@@ -19,6 +19,11 @@ srt.configs.model_config.ModelConfig.__init__       set_conv_dtype, afterwards: 
                                                     are bfloat16 unless SGLANG_MAMBA_CONV_DTYPE
                                                     says otherwise; that loses digits of a float32
                                                     model, and storing tracked ones fails
+srt.distributed.device_communicators
+  .pynccl_wrapper.find_nccl_library                 find_no_library: torch's CUDA build brings
+                                                    NCCL along, which has no device to work on;
+                                                    where there is none, SGLang's tensor-parallel
+                                                    groups go on over gloo
 srt.layers.rotary_embedding.base._is_cpu            True: the flag stands for SGLang's own CPU
                                                     kernels (SGLANG_USE_CPU_ENGINE), but in this
                                                     module all it does is to keep rotary
@@ -53,6 +58,11 @@ _MIXER = "sglang.srt.layers.attention.mamba"
 def supports_extra_buffer() -> bool:
     """The CPU can keep copies of recurrent states, once their functions are replaced."""
     return True
+
+
+def find_no_library() -> str:
+    """Tell the communicator, which asks for NCCL and can do without, that there is none."""
+    raise OSError("NCCL needs an accelerator")
 
 
 def stay_pageable(tensor: torch.Tensor, _device: object = None) -> torch.Tensor:
@@ -107,6 +117,10 @@ REPLACEMENTS = (
     _same(
         "sglang.srt.arg_groups.mamba_hook._platform_supports_mamba_cache_extra_buffer",
         supports_extra_buffer,
+    ),
+    _same(
+        "sglang.srt.distributed.device_communicators.pynccl_wrapper.find_nccl_library",
+        find_no_library,
     ),
     Replacement("torch.Tensor.pin_memory", stay_pageable, None),
     Replacement(

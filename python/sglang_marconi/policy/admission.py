@@ -17,11 +17,14 @@ class PrefixMatch(NamedTuple):
 
     ``shared_tokens`` is the length of the longest prefix whose KV is in the tree,
     ``resumable_tokens`` the depth of the deepest checkpoint on that path (0 without
-    one); both in tokens, ``resumable_tokens <= shared_tokens``.
+    one); both in tokens, ``resumable_tokens <= shared_tokens``. ``branches``: the tree goes
+    on otherwise where the shared prefix ends, or will, as a request is still running there;
+    without it the prompt only continues what an ended request left.
     """
 
     shared_tokens: int
     resumable_tokens: int
+    branches: bool
 
 
 def branch_point(match: PrefixMatch, page_size: int) -> int | None:
@@ -29,10 +32,11 @@ def branch_point(match: PrefixMatch, page_size: int) -> int | None:
 
     A second prompt that shares a prefix proves the prefix worth keeping, so the
     state is taken exactly where the two part, or at the last whole page before it.
-    ``None`` where a checkpoint already stands there.
+    ``None`` where a checkpoint already stands there, and where none part: what continues
+    a conversation whose last state was evicted is served by its own end.
     """
     at = match.shared_tokens // page_size * page_size
-    return at if at > match.resumable_tokens else None
+    return at if match.branches and at > match.resumable_tokens else None
 
 
 def chunk_end(start: int, end: int, branch: int | None) -> int:

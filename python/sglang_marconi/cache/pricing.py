@@ -1,0 +1,44 @@
+"""FLOPs and bytes of a prefix on this server: formulas from the config, bytes from the pools."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sglang_marconi.compatibility import UnsupportedConfiguration
+from sglang_marconi.cost import ModelCost, UnsupportedModelError, from_config, token_length_cost
+
+if TYPE_CHECKING:
+    from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+
+    from sglang_marconi.config import Settings
+
+
+def price_config(hf_config: Any, settings: Settings, *, tp_size: int) -> ModelCost:
+    """The cost of a model by its Hugging Face config, on one of ``tp_size`` ranks.
+
+    Raises:
+        UnsupportedConfiguration: a layer has no formula; the message names it.
+    """
+    if settings.cost == "tokens":
+        # One state weighs as much as one token; the pools say how much both really are.
+        return token_length_cost(state_bytes=1, kv_bytes_per_token=1)
+    try:
+        return from_config(hf_config, tp_size=tp_size)
+    except UnsupportedModelError as error:
+        raise UnsupportedConfiguration(
+            f"--radix-cache-backend marconi: {error}. To count tokens, pass "
+            """--radix-eviction-policy-config '{"cost": "tokens"}'."""
+        ) from error
+
+
+def with_pools(cost: ModelCost, params: CacheInitParams) -> ModelCost:
+    """The same FLOPs, with the bytes that a state and a token take in this server's pools."""
+    states = params.req_to_token_pool.mamba_pool.mamba_cache
+    kv_bytes = params.token_to_kv_pool_allocator.get_kvcache().get_kv_size_bytes()
+    if isinstance(kv_bytes, tuple):
+        kv_bytes = sum(kv_bytes)
+    return cost.with_pool_bytes(
+        # Layers come first, slots second.
+        state_bytes=sum(part.nbytes // part.shape[1] for part in (*states.conv, states.temporal)),
+        kv_bytes_per_token=kv_bytes // params.token_to_kv_pool_allocator.size,
+    )

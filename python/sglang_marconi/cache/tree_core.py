@@ -1,0 +1,114 @@
+"""SGLang's tree, reporting what happens to it to the eviction policy.
+
+| what the policy must know        | where it is seen                                    |
+|----------------------------------|-----------------------------------------------------|
+| a node is added, split, removed  | the three methods of the tree that do so            |
+| a node gets or loses its state   | the tree's list of states (``StateList``)           |
+| KV becomes a leaf that may go    | the tree's set of such leaves (``LeafSet``)         |
+| an insertion                     | ``begin_insert``: a tick of the policy's clock      |
+| a state is used, locked          | ``MarconiMambaComponent``                           |
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sglang.srt.mem_cache.unified_cache.components import ComponentType
+from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedLRUList, UnifiedTreeCore
+
+from sglang_marconi.policy.eviction import EvictionPolicy, PrefixNode
+
+if TYPE_CHECKING:
+    from sglang.srt.mem_cache.base_prefix_cache import InsertParams
+    from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+    from sglang.srt.mem_cache.unified_cache.components import TreeComponent
+    from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeNode
+    from sglang.srt.mem_cache.unified_cache.unified_tree_core_interface import InsertStepResult
+
+
+class MarconiTreeCore(UnifiedTreeCore):
+    """SGLang's Python tree with an ``EvictionPolicy`` that sees every change."""
+
+    def __init__(
+        self, params: CacheInitParams, components: dict[ComponentType, TreeComponent]
+    ) -> None:
+        self.policy: EvictionPolicy = components[ComponentType.MAMBA].policy
+        # Ends in reset().
+        super().__init__(params, components)
+
+    def reset(self) -> None:
+        super().reset()
+        self.policy.clear()
+        self._prefixes: dict[int, PrefixNode] = {self.root_node.id: self.policy.root}
+        self.lru_lists[ComponentType.MAMBA] = StateList(self)
+        self.evictable_device_leaves: set[UnifiedTreeNode] = LeafSet(self)
+
+    def prefix(self, node: UnifiedTreeNode) -> PrefixNode:
+        """The policy's view of ``node``."""
+        found = self._prefixes.get(node.id)
+        if found is None:
+            above = self.prefix(node.parent)
+            found = self.policy.add(above, node.id, above.depth + len(node.key))
+            self._prefixes[node.id] = found
+        return found
+
+    def begin_insert(self, params: InsertParams) -> InsertStepResult:
+        self.policy.tick()
+        return super().begin_insert(params)
+
+    def _add_new_node(self, parent: UnifiedTreeNode, *args: Any, **kwargs: Any) -> UnifiedTreeNode:
+        node = super()._add_new_node(parent, *args, **kwargs)
+        self.prefix(node)
+        return node
+
+    def _split_node(self, key: Any, child: UnifiedTreeNode, split_len: int) -> tuple[Any, Any]:
+        lower = self.prefix(child)
+        above = self.prefix(child.parent)
+        new_node, action = super()._split_node(key, child, split_len)
+        self._prefixes[new_node.id] = self.policy.split(lower, new_node.id, above.depth + split_len)
+        return new_node, action
+
+    def _remove_leaf_from_parent(self, node: UnifiedTreeNode) -> None:
+        super()._remove_leaf_from_parent(node)
+        self.policy.remove(self._prefixes.pop(node.id))
+
+
+class StateList(UnifiedLRUList):
+    """The nodes with a state, in SGLang's order of use; a change of them is reported."""
+
+    def __init__(self, tree: MarconiTreeCore) -> None:
+        super().__init__(
+            ComponentType.MAMBA,
+            tree.component_types,
+            is_referenced=tree._session_lru_predicate(ComponentType.MAMBA),
+        )
+        self._tree = tree
+
+    def insert_mru(self, node: UnifiedTreeNode) -> None:
+        super().insert_mru(node)
+        self._tree.policy.store_state(self._tree.prefix(node))
+
+    def remove_node(self, node: UnifiedTreeNode) -> None:
+        super().remove_node(node)
+        self._tree.policy.drop_state(self._tree.prefix(node))
+
+
+class LeafSet(set[Any]):
+    """The leaves whose KV may be evicted; a change of them is reported."""
+
+    def __init__(self, tree: MarconiTreeCore) -> None:
+        super().__init__()
+        self._tree = tree
+
+    def add(self, node: UnifiedTreeNode) -> None:
+        if node not in self:
+            super().add(node)
+            self._tree.policy.offer_leaf(
+                self._tree.prefix(node),
+                referenced=node.component_data[ComponentType.FULL].session_ref > 0,
+            )
+
+    def discard(self, node: UnifiedTreeNode) -> None:
+        if node in self:
+            super().discard(node)
+            self._tree.policy.withdraw_leaf(self._tree.prefix(node))

@@ -1,0 +1,163 @@
+"""Time of a request in the prefix cache: this backend's tree beside SGLang's Python and Rust trees.
+
+    python scripts/bench_eviction.py --checkpoints 100 1000 10000
+
+Each request matches a prompt, makes room for it, and inserts it with a state; the pools are
+full, so each evicts. The trees take turns, a few requests at a time, on the same prompts.
+No model runs: the pools hold a few bytes a token.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+from array import array
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from sglang.srt.configs.mamba_utils import Mamba2CacheParams, Mamba2StateShape
+from sglang.srt.mem_cache.allocator import TokenToKVPoolAllocator
+from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams, MatchPrefixParams
+from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+from sglang.srt.mem_cache.memory_pool import HybridLinearKVPool, HybridReqToTokenPool
+from sglang.srt.mem_cache.radix_cache import RadixKey
+from sglang.srt.mem_cache.unified_cache.components import ComponentType
+from sglang.srt.mem_cache.unified_cache.tree_core_registry import register_tree_core_backend
+from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
+from sglang.srt.server_args import ServerArgs, set_global_server_args_for_scheduler
+from sglang_marconi.cache import TREE_CORE
+from sglang_marconi.cache.radix_cache import MarconiRadixCache, choose_components
+from sglang_marconi.config import DEFAULT_ALPHA
+from sglang_marconi.cost import preset
+from sglang_marconi.plugin import build_tree_core
+from sglang_marconi.policy.eviction import EvictionPolicy
+
+_TURN = 10
+_STATE = Mamba2StateShape.create(
+    tp_world_size=1,
+    intermediate_size=2,
+    n_groups=1,
+    num_heads=1,
+    head_dim=2,
+    state_size=2,
+    conv_kernel=4,
+)
+
+
+class Contender:
+    """A cache with pools of its own, and the times of its requests in seconds."""
+
+    def __init__(self, core: str, states: int, tokens: int, prompt_tokens: int) -> None:
+        pool = HybridReqToTokenPool(
+            size=1,
+            mamba_size=states,
+            mamba_spec_state_size=1,
+            max_context_len=prompt_tokens,
+            device="cpu",
+            enable_memory_saver=False,
+            cache_params=Mamba2CacheParams(shape=_STATE, layers=[1]),
+            mamba_layer_ids=[1],
+            enable_mamba_extra_buffer=False,
+        )
+        kv_pool = HybridLinearKVPool(
+            size=tokens,
+            dtype=torch.bfloat16,
+            page_size=1,
+            head_num=1,
+            head_dim=2,
+            full_attention_layer_ids=[0],
+            device="cpu",
+            enable_memory_saver=False,
+            mamba_pool=pool.mamba_pool,
+        )
+        self.kv = TokenToKVPoolAllocator(
+            size=tokens, dtype=torch.bfloat16, device="cpu", kvcache=kv_pool, need_sort=False
+        )
+        self.states = pool.mamba_allocator
+        params = CacheInitParams(
+            req_to_token_pool=pool,
+            token_to_kv_pool_allocator=self.kv,
+            page_size=1,
+            disable=False,
+            tree_components=(ComponentType.FULL, ComponentType.MAMBA),
+            tree_core_backend=core,
+        )
+        if core == TREE_CORE:
+            choose_components(params, EvictionPolicy(preset("paper-7b"), alpha=DEFAULT_ALPHA))
+            self.cache = MarconiRadixCache(params)
+        else:
+            self.cache = UnifiedRadixCache(params)
+        self.times: list[float] = []
+
+    def request(self, tokens: array[int]) -> None:
+        """What the scheduler asks of the cache for one prompt."""
+        start = time.perf_counter()
+        key = RadixKey(tokens)
+        self.cache.match_prefix(MatchPrefixParams(key=key))
+        missing = max(0, len(tokens) - self.kv.available_size())
+        states = int(self.states.available_size() == 0)
+        if missing or states:
+            self.cache.evict_for_alloc(EvictParams(num_tokens=missing, mamba_num=states))
+        new = self.kv.alloc(len(tokens))
+        self.cache.insert(InsertParams(key=key, value=new, mamba_value=self.states.alloc(1)))
+        self.times.append(time.perf_counter() - start)
+
+
+def measure(checkpoints: int, requests: int, prompt_tokens: int) -> dict[str, list[float]]:
+    """Seconds of each request of each tree, with this many checkpoints alive."""
+    contenders = {
+        core: Contender(core, checkpoints, checkpoints * prompt_tokens, prompt_tokens)
+        for core in ("python", "rust", TREE_CORE)
+    }
+    chooser = random.Random(checkpoints)
+    total = checkpoints + requests
+
+    def prompt() -> array[int]:
+        return array("q", (chooser.randrange(1 << 20) for _ in range(prompt_tokens)))
+
+    for done in track(range(0, total, _TURN), f"{checkpoints} checkpoints"):
+        prompts = [prompt() for _ in range(_TURN)]
+        order = list(contenders.values())
+        chooser.shuffle(order)
+        for contender in order:
+            if done < checkpoints:
+                contender.times.clear()
+            for tokens in prompts:
+                contender.request(tokens)
+    return {core: contender.times for core, contender in contenders.items()}
+
+
+def main() -> None:
+    """Prints medians, quartiles and the ratio of medians to each of SGLang's trees."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoints", type=int, nargs="+", default=[100, 1000, 10000])
+    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--prompt-tokens", type=int, default=2000)
+    args = parser.parse_args()
+    arguments = ServerArgs(model_path="dummy", page_size=1)
+    # SGLang would read it from the model's config.
+    arguments._mamba_cache_chunk_size = 64
+    set_global_server_args_for_scheduler(arguments)
+    register_tree_core_backend(TREE_CORE, build_tree_core)
+    table = Table("checkpoints", "tree", "median", "quartiles", "marconi / it")
+    for checkpoints in args.checkpoints:
+        times = measure(checkpoints, args.requests, args.prompt_tokens)
+        ours = statistics.median(times[TREE_CORE])
+        for core, measured in times.items():
+            low, middle, high = statistics.quantiles(measured, n=4)
+            table.add_row(
+                str(checkpoints),
+                core,
+                f"{1e3 * middle:.3f} ms",
+                f"{1e3 * low:.3f} to {1e3 * high:.3f}",
+                "" if core == TREE_CORE else f"{ours / middle:.2f}",
+            )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
