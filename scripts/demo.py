@@ -1,4 +1,4 @@
-"""Serves the same requests with SGLang's own prefix cache and with this one, and compares them.
+"""Serves the same requests with SGLang's own prefix caches and with this one, and compares them.
 
     python scripts/demo.py [--trace FILE [--limit N]] [--out DIR]
 
@@ -32,7 +32,11 @@ from sglang_marconi.replay.workload import ChatWorkload
 from tiny_model import build_tiny_model
 
 CONFIGURATIONS = {
-    "SGLang": (),
+    "SGLang no_buffer": (
+        *("--mamba-radix-cache-strategy", "no_buffer"),
+        "--disable-overlap-schedule",
+    ),
+    "SGLang extra_buffer": ("--mamba-radix-cache-strategy", "extra_buffer"),
     "Marconi": ("--radix-cache-backend", "marconi"),
 }
 """What is compared: a name and the arguments that the server gets beyond the common ones."""
@@ -94,7 +98,7 @@ def _run(
         hit_rate = f"{name}: token hit rate {cached_tokens / prompt_tokens:.1%}"
         progress.update(task, advance=1, description=hit_rate)
 
-    with LocalServer(model, *arguments, log_path=out / f"{name}.log") as server:
+    with LocalServer(model, *arguments, log_path=out / f"{name.replace(' ', '-')}.log") as server:
         progress.console.print(f"{name}: server up after {time.perf_counter() - begin:.0f} s")
         progress.update(task, description=f"{name}: serving", total=len(scenario.requests))
         return asyncio.run(

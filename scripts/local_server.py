@@ -67,7 +67,7 @@ class LocalServer:
     ) -> None:
         self.log_path = log_path
         self._command = launch_command(model_path, *extra_args)
-        self._env = {**os.environ, **_cpu_environment(), **(env or {})}
+        self._env = {**_cpu_environment(), **os.environ, **(env or {})}
         self._start_timeout = start_timeout
         self._stop_timeout = stop_timeout
         self._port = 0

@@ -47,7 +47,7 @@ def test_answers_of_a_workload_larger_than_memory(small: LocalServer) -> None:
     with ThreadPoolExecutor(8) as clients:
         warm = list(clients.map(lambda prompt: generate(small.url, prompt, 24), prompts))
     assert sum(reply.cached_tokens for reply in warm) > 0
-    for prompt, reply in list(zip(prompts, warm, strict=True))[::4]:
+    for prompt, reply in zip(prompts, warm, strict=True):
         flush(small.url)
         reference = generate(small.url, prompt, 24)
         assert reply.output_ids == reference.output_ids
