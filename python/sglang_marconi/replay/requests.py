@@ -6,6 +6,8 @@ A request carries only what its turn adds. Its prompt is everything earlier in i
 
 from typing import Literal, NamedTuple
 
+from sglang_marconi.replay.tokens import Tokens
+
 
 class Message(NamedTuple):
     """One chat message, as the OpenAI API names its fields."""
@@ -38,6 +40,22 @@ class TokenRequest(NamedTuple):
     arrival: float
     new_tokens: tuple[int, ...]
     reply_tokens: tuple[int, ...]
+
+
+class TraceRequest(NamedTuple):
+    """A request of a trace with its whole prompt, for the simulator.
+
+    `arrival` is in seconds since the start of the trace; `turn` counts from 0. `continues` is
+    how many tokens of the prompt are exactly the session's prompt and reply before this one, 0
+    where it does not continue it: against a server, those are the ones it really replied.
+    """
+
+    session_id: str
+    turn: int
+    arrival: float
+    prompt: Tokens
+    reply: Tokens
+    continues: int = 0
 
 
 Request = ChatRequest | TokenRequest
