@@ -64,6 +64,21 @@ def test_settings_name_the_key_the_value_and_what_is_allowed() -> None:
     assert parse_settings(None) == Settings()
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("alpha", -1), ("alpha", "1"), ("outgrown_first", 1), ("cost", "seconds")],
+)
+def test_a_setting_out_of_bounds_is_named(key: str, value: object) -> None:
+    with pytest.raises(SettingsError, match=f"{key} = "):
+        parse_settings({key: value})
+
+
+def test_settings_are_read() -> None:
+    given = {"alpha": 0, "outgrown_first": False, "cost": "tokens"}
+    assert parse_settings(given) == Settings(alpha=0, outgrown_first=False, cost="tokens")
+    assert parse_settings({"alpha": None}).alpha is None
+
+
 def test_this_sglang_has_every_seam() -> None:
     plugin.check_version()
     plugin.check_seams()

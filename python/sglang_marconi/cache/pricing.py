@@ -40,5 +40,5 @@ def with_pools(cost: ModelCost, params: CacheInitParams) -> ModelCost:
     return cost.with_pool_bytes(
         # Layers come first, slots second.
         state_bytes=sum(part.nbytes // part.shape[1] for part in (*states.conv, states.temporal)),
-        kv_bytes_per_token=kv_bytes // params.token_to_kv_pool_allocator.size,
+        kv_bytes_per_token=int(kv_bytes) // params.token_to_kv_pool_allocator.size,
     )

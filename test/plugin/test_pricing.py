@@ -1,0 +1,46 @@
+"""What a prefix costs on a server: formulas from its config, bytes from its pools."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sglang.srt.mem_cache.unified_cache.components import ComponentType
+from sglang.test.kits.unified_radix_cache import fixtures
+from sglang.test.kits.unified_radix_cache.config import CacheConfig
+from sglang_marconi.cache.pricing import price_config, with_pools
+from sglang_marconi.compatibility import UnsupportedConfiguration
+from sglang_marconi.config import Settings
+from sglang_marconi.cost import preset_config
+
+
+def test_a_model_without_a_formula_is_named_with_the_way_out() -> None:
+    config = {"model_type": "novel"}
+    with pytest.raises(UnsupportedConfiguration, match=r"'novel'.*\"cost\": \"tokens\""):
+        price_config(config, Settings(), tp_size=1)
+    cost = price_config(config, Settings(cost="tokens"), tp_size=1)
+    assert cost.prefill_flops(10, 30) == 20
+
+
+def test_a_layer_without_a_formula_is_named() -> None:
+    config = dict(preset_config("nemotron-nano-9b-v2"))
+    config["hybrid_override_pattern"] = "M?" + str(config["hybrid_override_pattern"])[2:]
+    with pytest.raises(UnsupportedConfiguration, match=r"'\?'"):
+        price_config(config, Settings(), tp_size=1)
+
+
+def test_bytes_are_those_of_the_pools(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fixtures, "get_device", lambda: "cpu")
+    config = CacheConfig(components=(ComponentType.FULL, ComponentType.MAMBA))
+    cache: Any
+    cache, allocator, pool = fixtures.build_fixture(config, tree_core_backend="python")
+    cost = with_pools(price_config({}, Settings(cost="tokens"), tp_size=1), cache.cache_init_params)
+    attention, recurrent = 6, 18
+    heads, head_dim, state, conv = 2, 16, 16, 3
+    channels = config.mamba_intermediate_size + 2 * state
+    assert cost.state_bytes == recurrent * 2 * (heads * head_dim * state + channels * conv)
+    kv_heads, kv_head_dim = 2, 64
+    assert type(cost.kv_bytes_per_token) is int
+    # The pool has one slot more than it gives out.
+    exact = attention * 2 * kv_heads * kv_head_dim * 2
+    assert exact <= cost.kv_bytes_per_token <= exact * (1 + 1 / allocator.size)
