@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from sglang.srt.mem_cache.unified_cache.components import ComponentType
 from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedLRUList, UnifiedTreeCore
 
-from sglang_marconi.policy.eviction import EvictionPolicy, PrefixNode
+from sglang_marconi.policy.eviction import EvictionPolicy
+from sglang_marconi.policy.ledger import PrefixNode
 
 if TYPE_CHECKING:
     from sglang.srt.mem_cache.base_prefix_cache import InsertParams

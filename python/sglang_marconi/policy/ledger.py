@@ -1,0 +1,195 @@
+"""The policy's own view of a cached tree, kept up to date by what the tree's owner reports."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from math import floor
+
+# One use after another within one tick of the clock: keeps their order, and no more.
+_INSTANT = 2.0**-20
+
+
+class PrefixNode:
+    """A node of the cached tree: the prefix of ``depth`` tokens that ends there.
+
+    ``handle`` is the owner's number for it. All else is the policy's.
+    """
+
+    __slots__ = (
+        "branched",
+        "children",
+        "depth",
+        "handle",
+        "has_state",
+        "kv_referenced",
+        "last_use",
+        "leaf_offered",
+        "outgrown",
+        "parent",
+        "state_in_use",
+        "state_referenced",
+    )
+
+    def __init__(self, handle: int, parent: PrefixNode | None, depth: int, now: float) -> None:
+        self.handle = handle
+        self.parent = parent
+        self.depth = depth
+        self.last_use = now
+        self.children: dict[int, PrefixNode] = {}
+        self.has_state = False
+        self.state_in_use = False
+        self.state_referenced = False
+        self.leaf_offered = False
+        self.kv_referenced = False
+        self.branched = False
+        self.outgrown = False
+
+
+class PrefixLedger(ABC):
+    """Keeps count of a cached tree: shape, states, uses, locks.
+
+    It notes which nodes a change concerns; ``_settle`` has a subclass look at each of them
+    once (``_place``), however often it changed, before it answers.
+    """
+
+    def clear(self) -> None:
+        """Forget everything; ``root`` is new."""
+        self._now = 0.0
+        self.root = PrefixNode(-1, None, 0, self._now)
+        # Nodes that a change concerned since the last answer; in order of report,
+        # so that it is the same in every process.
+        self._stale: dict[PrefixNode, None] = {}
+
+    # ---- what happens to the tree ----
+
+    def tick(self) -> None:
+        """Time passes: once for each insertion, so that it does not depend on the machine."""
+        self._now = floor(self._now) + 1.0
+
+    def add(self, parent: PrefixNode, handle: int, depth: int) -> PrefixNode:
+        """A new leaf below ``parent``, without a state; its prefix has ``depth`` tokens."""
+        node = PrefixNode(handle, parent, depth, self._now)
+        siblings = parent.children
+        siblings[handle] = node
+        if len(siblings) == 1:
+            parent.outgrown = parent.has_state and not parent.branched
+            self._stale[parent] = None
+        elif len(siblings) == 2:
+            parent.branched, parent.outgrown = True, False
+            self._stale[parent] = None
+            self._reprice_chain(parent, next(iter(siblings.values())))
+        return node
+
+    def split(self, child: PrefixNode, handle: int, depth: int) -> PrefixNode:
+        """A new node, without a state, between ``child`` and its parent."""
+        parent = child.parent
+        assert parent is not None
+        upper = PrefixNode(handle, parent, depth, child.last_use)
+        del parent.children[child.handle]
+        parent.children[handle] = upper
+        upper.children[child.handle] = child
+        child.parent = upper
+        return upper
+
+    def remove(self, node: PrefixNode) -> None:
+        """A leaf has left the tree."""
+        self._stale.pop(node, None)
+        self._forget(node)
+        parent = node.parent
+        assert parent is not None
+        siblings = parent.children
+        del siblings[node.handle]
+        if not siblings:
+            parent.outgrown = False
+            self._stale[parent] = None
+        elif len(siblings) == 1:
+            self._stale[parent] = None
+            self._reprice_chain(parent, next(iter(siblings.values())))
+
+    def store_state(self, node: PrefixNode) -> None:
+        """``node`` has a state now; storing it is a use."""
+        node.has_state, node.outgrown = True, False
+        self._stamp(node)
+        self._state_changed(node)
+
+    def drop_state(self, node: PrefixNode) -> None:
+        """``node`` has no state any more."""
+        node.has_state = node.outgrown = False
+        self._state_changed(node)
+
+    def use(self, node: PrefixNode) -> None:
+        """A prompt was found to start with ``node``'s prefix, and may resume there."""
+        self._stamp(node)
+        node.outgrown = False
+        self._stale[node] = None
+
+    def lock_state(self, node: PrefixNode) -> None:
+        """``node``'s state, or one that it may get, is in use until unlocked."""
+        node.state_in_use = True
+        self._stale[node] = None
+
+    def unlock_state(self, node: PrefixNode) -> None:
+        """``node``'s state may be evicted again."""
+        node.state_in_use = False
+        self._stale[node] = None
+
+    def offer_leaf(self, node: PrefixNode, *, referenced: bool = False) -> None:
+        """``node`` ends the KV kept on its path, and nobody uses it: it may be evicted.
+
+        ``referenced``: an open session refers to its KV.
+        """
+        node.leaf_offered, node.kv_referenced = True, referenced
+        self._stale[node] = None
+
+    def withdraw_leaf(self, node: PrefixNode) -> None:
+        """``node``'s KV is in use, or its children need it."""
+        node.leaf_offered = False
+        self._stale[node] = None
+
+    def refer_to_state(self, node: PrefixNode, referenced: bool) -> None:
+        """Whether an open session refers to ``node``'s state."""
+        node.state_referenced = referenced
+        self._stale[node] = None
+
+    def refer_to_kv(self, node: PrefixNode, referenced: bool) -> None:
+        """Whether an open session refers to ``node``'s KV."""
+        node.kv_referenced = referenced
+        self._stale[node] = None
+
+    # ---- for subclasses ----
+
+    @abstractmethod
+    def _place(self, node: PrefixNode) -> None:
+        """Something about ``node`` has changed: what it is a candidate for, or what it is worth."""
+
+    @abstractmethod
+    def _forget(self, node: PrefixNode) -> None:
+        """``node`` is gone."""
+
+    def _settle(self) -> None:
+        for node in self._stale:
+            self._place(node)
+        self._stale.clear()
+
+    def _stamp(self, node: PrefixNode) -> None:
+        self._now += _INSTANT
+        node.last_use = self._now
+
+    def _state_changed(self, node: PrefixNode) -> None:
+        self._stale[node] = None
+        # Below, up to the next states, a hit now saves more, or less.
+        below = list(node.children.values())
+        while below:
+            descendant = below.pop()
+            if descendant.has_state:
+                self._stale[descendant] = None
+            else:
+                below.extend(descendant.children.values())
+
+    def _reprice_chain(self, parent: PrefixNode, child: PrefixNode) -> None:
+        """``parent`` began or ceased to branch: the KV of a lone leaf under it changed."""
+        if parent.has_state:
+            return
+        while not child.has_state and len(child.children) == 1:
+            child = next(iter(child.children.values()))
+        self._stale[child] = None
