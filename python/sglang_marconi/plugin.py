@@ -102,6 +102,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
         "insert_result",
         "insert_params",
     ),
+    f"{_MAMBA}.value_len": ("self", "node"),
     f"{_MAMBA}.refresh_lru": ("self", "phase", "node", "root_node"),
     f"{_MAMBA}.acquire_component_lock": ("self", "node", "result", "lock_host"),
     f"{_MAMBA}.release_component_lock": ("self", "node", "params", "lock_host"),
@@ -126,15 +127,6 @@ SEAMS: dict[str, tuple[str, ...]] = {
     f"{_FULL}._recede_session_coverage": ("self", "session_id", "leaf", "fallback"),
     f"{_TREE}.reset": ("self",),
     f"{_TREE}.begin_insert": ("self", "params"),
-    f"{_TREE}._add_new_node": (
-        "self",
-        "parent",
-        "key",
-        "value",
-        "priority",
-        "session_id",
-        "rotation_base",
-    ),
     f"{_TREE}._split_node": ("self", "key", "child", "split_len"),
     f"{_TREE}._remove_leaf_from_parent": ("self", "node"),
     f"{_TREE}._evict_component_and_detach_lru": (

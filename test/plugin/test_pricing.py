@@ -33,7 +33,7 @@ def test_bytes_are_those_of_the_pools(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fixtures, "get_device", lambda: "cpu")
     config = CacheConfig(components=(ComponentType.FULL, ComponentType.MAMBA))
     cache: Any
-    cache, allocator, pool = fixtures.build_fixture(config, tree_core_backend="python")
+    cache, allocator, _pool = fixtures.build_fixture(config, tree_core_backend="python")
     cost = with_pools(price_config({}, Settings(cost="tokens"), tp_size=1), cache.cache_init_params)
     attention, recurrent = 6, 18
     heads, head_dim, state, conv = 2, 16, 16, 3

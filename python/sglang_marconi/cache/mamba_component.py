@@ -81,9 +81,6 @@ class MarconiMambaComponent(MambaComponent):
         value_chunks: list[torch.Tensor],
         best_value_len: int,
     ) -> MatchResult:
-        result = super().finalize_match_result_in_tree_core(
-            result, params, value_chunks, best_value_len
-        )
         match = PrefixMatch(
             shared_tokens=result.full_kv_hit_length,
             resumable_tokens=result.device_prefix_len + result.host_hit_length,
@@ -114,6 +111,10 @@ class MarconiMambaComponent(MambaComponent):
             super().commit_insert_component_data(node, is_new_leaf, params, result, cache_actions)
             if result.mamba_exist:
                 self.policy.use(self.tree_core.prefix(node))
+
+    def value_len(self, node: UnifiedTreeNode) -> int:
+        # A state is one slot; SGLang would ask the tensor that names it.
+        return int(node.component_data[self.component_type].value is not None)
 
     # ---- use and locks, for the policy ----
 

@@ -2,7 +2,8 @@
 
 | what the policy must know        | where it is seen                                    |
 |----------------------------------|-----------------------------------------------------|
-| a node is added, split, removed  | the three methods of the tree that do so            |
+| a node is added                  | the first of the sights below                       |
+| a node is split, removed         | the two methods of the tree that do so              |
 | a node gets or loses its state   | the tree's list of states (``StateList``)           |
 | KV becomes a leaf that may go    | the tree's set of such leaves (``LeafSet``)         |
 | an insertion                     | ``begin_insert``: a tick of the policy's clock      |
@@ -45,7 +46,7 @@ class MarconiTreeCore(UnifiedTreeCore):
         self.evictable_device_leaves: set[UnifiedTreeNode] = LeafSet(self)
 
     def prefix(self, node: UnifiedTreeNode) -> PrefixNode:
-        """The policy's view of ``node``."""
+        """The policy's view of ``node``, which it may see for the first time."""
         found = self._prefixes.get(node.id)
         if found is None:
             above = self.prefix(node.parent)
@@ -56,11 +57,6 @@ class MarconiTreeCore(UnifiedTreeCore):
     def begin_insert(self, params: InsertParams) -> InsertStepResult:
         self.policy.tick()
         return super().begin_insert(params)
-
-    def _add_new_node(self, parent: UnifiedTreeNode, *args: Any, **kwargs: Any) -> UnifiedTreeNode:
-        node = super()._add_new_node(parent, *args, **kwargs)
-        self.prefix(node)
-        return node
 
     def _split_node(self, key: Any, child: UnifiedTreeNode, split_len: int) -> tuple[Any, Any]:
         lower = self.prefix(child)

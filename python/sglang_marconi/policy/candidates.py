@@ -12,22 +12,59 @@ T = TypeVar("T")
 _INITIAL_ROWS = 64
 
 
+class _Column:
+    """One number a candidate; the least and the greatest are looked for only if one left."""
+
+    __slots__ = ("_high", "_low", "values")
+
+    def __init__(self) -> None:
+        self.values: NDArray[np.float64] = np.empty(_INITIAL_ROWS)
+        self._low: float | None = None
+        self._high: float | None = None
+
+    def put(self, row: int, value: float) -> None:
+        """Write a number over one that is not counted any more."""
+        self.values[row] = value
+        if self._low is not None and value < self._low:
+            self._low = value
+        if self._high is not None and value > self._high:
+            self._high = value
+
+    def take(self, row: int) -> float:
+        """The number in ``row``, which counts no more."""
+        value: float = self.values.item(row)
+        if value == self._low:
+            self._low = None
+        if value == self._high:
+            self._high = None
+        return value
+
+    def span(self, rows: int) -> float:
+        """The greatest of the first ``rows`` numbers minus the least."""
+        # On short arrays argmin takes a quarter of the time of min.
+        values = self.values[:rows]
+        if self._low is None:
+            self._low = values.item(values.argmin())
+        if self._high is None:
+            self._high = values.item(values.argmax())
+        return self._high - self._low
+
+
 class CandidateTable(Generic[T]):
     """Candidates for one eviction, as columns that numpy scores in one pass.
 
-    Each candidate has a *recency* (time of its last use on a logical clock) and a
-    *efficiency* (FLOPs a hit on it saves, per byte its eviction frees). `add`, `update`,
-    `touch` and `discard` take constant time, `least_useful` one vectorised pass. The
+    Each candidate has a *recency* (time of its last use on a logical clock) and an
+    *efficiency* (FLOPs a hit on it saves, per byte its eviction frees). `add`, `touch`,
+    `reprice` and `discard` take constant time, `least_useful` one vectorised pass. The
     choice depends only on the sequence of calls, so it is the same in every process.
     """
 
     def __init__(self) -> None:
         self._owners: list[T] = []
         self._rows: dict[T, int] = {}
-        self._recency = np.empty(_INITIAL_ROWS)
-        self._efficiency = np.empty(_INITIAL_ROWS)
+        self._recency = _Column()
+        self._efficiency = _Column()
         self._score = np.empty(_INITIAL_ROWS)
-        self._scratch = np.empty(_INITIAL_ROWS)
 
     def __len__(self) -> int:
         return len(self._owners)
@@ -38,31 +75,37 @@ class CandidateTable(Generic[T]):
     def add(self, owner: T, recency: float, efficiency: float) -> None:
         """A new candidate; it must not be one already."""
         row = len(self._owners)
-        if row == len(self._recency):
+        if row == len(self._score):
             self._grow()
         self._owners.append(owner)
         self._rows[owner] = row
-        self._recency[row] = recency
-        self._efficiency[row] = efficiency
+        self._recency.put(row, recency)
+        self._efficiency.put(row, efficiency)
 
     def discard(self, owner: T) -> None:
         """Not a candidate any more; the last row takes the free place."""
         row = self._rows.pop(owner)
         last = self._owners.pop()
         end = len(self._owners)
+        self._recency.take(row)
+        self._efficiency.take(row)
         if row != end:
             self._owners[row] = last
             self._rows[last] = row
-            self._recency[row] = self._recency[end]
-            self._efficiency[row] = self._efficiency[end]
+            self._recency.values[row] = self._recency.values[end]
+            self._efficiency.values[row] = self._efficiency.values[end]
 
     def touch(self, owner: T, recency: float) -> None:
         """It was used at ``recency``."""
-        self._recency[self._rows[owner]] = recency
+        row = self._rows[owner]
+        self._recency.take(row)
+        self._recency.put(row, recency)
 
     def reprice(self, owner: T, efficiency: float) -> None:
         """What evicting it frees, or what a hit on it saves, has changed."""
-        self._efficiency[self._rows[owner]] = efficiency
+        row = self._rows[owner]
+        self._efficiency.take(row)
+        self._efficiency.put(row, efficiency)
 
     def least_useful(self, alpha: float) -> T:
         """The candidate with the least utility; there must be one.
@@ -71,28 +114,23 @@ class CandidateTable(Generic[T]):
         candidates (Marconi, arXiv 2411.19379, section 4.2); a term that is the same for
         all of them counts as 0.
         """
-        end = len(self._owners)
-        # Adding a constant does not move the minimum, so neither term is shifted to 0.
-        score = _scaled(self._recency[:end], 1.0, self._score[:end])
-        if alpha:
-            score += _scaled(self._efficiency[:end], alpha, self._scratch[:end])
+        rows = len(self._owners)
+        recency = self._recency.values[:rows]
+        # Shifting or scaling the sum does not move its minimum: recency stays as it is.
+        span = self._efficiency.span(rows) if alpha else 0.0
+        if not span:
+            return self._owners[recency.argmin()]
+        # Where all are equally recent, efficiency decides alone, at any weight.
+        weight = alpha * (self._recency.span(rows) or 1.0) / span
+        score = np.multiply(self._efficiency.values[:rows], weight, self._score[:rows])
+        score += recency
         return self._owners[score.argmin()]
 
     def _grow(self) -> None:
-        rows = 2 * len(self._recency)
-        self._recency = np.resize(self._recency, rows)
-        self._efficiency = np.resize(self._efficiency, rows)
+        rows = 2 * len(self._score)
+        for column in (self._recency, self._efficiency):
+            column.values = np.resize(column.values, rows)
         self._score = np.empty(rows)
-        self._scratch = np.empty(rows)
-
-
-def _scaled(
-    values: NDArray[np.float64], weight: float, out: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """``values`` scaled so that they span ``weight``, in ``out``; all equal ones become 0."""
-    # On short arrays argmin takes a quarter of the time of min.
-    span = values.item(values.argmax()) - values.item(values.argmin())
-    return np.multiply(values, weight / span if span else 0.0, out)
 
 
 class RankedCandidates(Generic[T]):

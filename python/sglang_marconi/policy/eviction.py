@@ -59,8 +59,8 @@ class UtilityEviction(PrefixLedger):
         self._outgrown_first = outgrown_first
         self.clear()
 
-    def _state(self, node: PrefixNode) -> Candidate | None:
-        """``node`` as a candidate to lose its state."""
+    def _state(self, node: PrefixNode, saved: float) -> Candidate | None:
+        """``node`` as a candidate to lose its state, on which a hit saves ``saved`` FLOPs."""
         if not node.has_state or node.state_in_use:
             return None
         if len(node.children) > 1:
@@ -71,22 +71,24 @@ class UtilityEviction(PrefixLedger):
             rank = _PLAIN
         if node.state_referenced:
             rank += _REFERENCED
-        return Candidate(rank, self._saved_flops(node) / self._cost.state_bytes)
+        return Candidate(rank, saved / self._cost.state_bytes)
 
-    def _leaf(self, node: PrefixNode) -> Candidate | None:
-        """``node`` as a candidate to lose its KV."""
+    def _leaf(self, node: PrefixNode, saved: float) -> Candidate | None:
+        """``node`` as a candidate to lose its KV, and with it the state worth ``saved`` FLOPs."""
         if not node.leaf_offered:
             return None
         rank, efficiency = _STATELESS, 0.0
         if node.has_state:
             rank = _PLAIN
-            efficiency = self._saved_flops(node) / self._leaf_bytes(node)
+            efficiency = saved / self._leaf_bytes(node)
         if node.kv_referenced:
             rank += _REFERENCED
         return Candidate(rank, efficiency)
 
     def _saved_flops(self, node: PrefixNode) -> float:
         """FLOPs that a hit on ``node`` saves beyond one on the nearest state above it."""
+        if not node.has_state:
+            return 0.0
         above = node.parent
         while above is not None and not above.has_state:
             above = above.parent
@@ -124,8 +126,9 @@ class EvictionPolicy(UtilityEviction):
         return self._leaves.least_useful(self.alpha)
 
     def _place(self, node: PrefixNode) -> None:
-        _put(self._states, node, self._state(node))
-        _put(self._leaves, node, self._leaf(node))
+        saved = self._saved_flops(node)
+        _put(self._states, node, self._state(node, saved))
+        _put(self._leaves, node, self._leaf(node, saved))
 
     def _forget(self, node: PrefixNode) -> None:
         self._states.discard(node)
@@ -145,11 +148,12 @@ class SharedBudgetEviction(UtilityEviction):
         return self._nodes.least_useful(self.alpha)
 
     def _place(self, node: PrefixNode) -> None:
-        _put(self._nodes, node, self._leaf(node) or self._inner(node))
+        saved = self._saved_flops(node)
+        _put(self._nodes, node, self._leaf(node, saved) or self._inner(node, saved))
 
-    def _inner(self, node: PrefixNode) -> Candidate | None:
+    def _inner(self, node: PrefixNode, saved: float) -> Candidate | None:
         """``node`` as a candidate where it is not a leaf."""
-        return self._state(node) if node.children else None
+        return self._state(node, saved) if node.children else None
 
     def _forget(self, node: PrefixNode) -> None:
         self._nodes.discard(node)
@@ -158,7 +162,7 @@ class SharedBudgetEviction(UtilityEviction):
 class LeafEviction(SharedBudgetEviction):
     """One budget where nothing but leaves is evicted: the paper's "SGLang+" with alpha 0."""
 
-    def _inner(self, node: PrefixNode) -> Candidate | None:
+    def _inner(self, node: PrefixNode, saved: float) -> Candidate | None:
         return None
 
 

@@ -71,12 +71,14 @@ class PrefixLedger(ABC):
         node = PrefixNode(handle, parent, depth, self._now)
         siblings = parent.children
         siblings[handle] = node
+        if len(siblings) > 2:
+            return node
+        if parent.has_state:
+            self._stale[parent] = None
         if len(siblings) == 1:
             parent.outgrown = parent.has_state and not parent.branched
-            self._stale[parent] = None
-        elif len(siblings) == 2:
+        else:
             parent.branched, parent.outgrown = True, False
-            self._stale[parent] = None
             self._reprice_chain(parent, next(iter(siblings.values())))
         return node
 
@@ -99,11 +101,13 @@ class PrefixLedger(ABC):
         assert parent is not None
         siblings = parent.children
         del siblings[node.handle]
+        if len(siblings) > 1:
+            return
+        if parent.has_state:
+            self._stale[parent] = None
         if not siblings:
             parent.outgrown = False
-            self._stale[parent] = None
-        elif len(siblings) == 1:
-            self._stale[parent] = None
+        else:
             self._reprice_chain(parent, next(iter(siblings.values())))
 
     def store_state(self, node: PrefixNode) -> None:
