@@ -8,13 +8,15 @@ utility does is the kind of node:
 |----------|----------------------------------------------------------------------|--------------|
 | states   | 1. outgrown: one child, never branched, not hit since it has grown    | the state    |
 |          | 2. other states with at most one child                                | the state    |
-|          | 3. branch points: states with several children                       | the state    |
+|          | 3. such states above a running request                               | the state    |
+|          | 4. branch points: states with several children                       | the state    |
+|          | 5. branch points above a running request                             | the state    |
 | KV       | 1. leaves without a state: nothing can resume there                  | its KV       |
 |          | 2. leaves with one                                                   | KV and state |
 
 Where states and KV share one budget, both kinds are candidates at once: leaves without a
-state, then outgrown states, then leaves and states with at most one child by utility, then
-branch points. Candidates that a session refers to come after all others. A state in use and
+state, then outgrown states, then leaves and states with at most one child by utility, and
+so on. Candidates that a session refers to come after all others. A state in use and
 a leaf whose KV is in use are no candidates. A leaf that lost its state keeps its KV until KV
 is short: it still shows where later prompts branch off.
 
@@ -32,7 +34,7 @@ from sglang_marconi.policy.candidates import RankedCandidates
 from sglang_marconi.policy.ledger import PrefixLedger, PrefixNode
 
 # Ranks, in the order in which they go; what a session refers to has _REFERENCED added.
-_STATELESS, _OUTGROWN, _PLAIN, _BRANCH, _REFERENCED = range(5)
+_STATELESS, _OUTGROWN, _PLAIN, _PLAIN_ABOVE, _BRANCH, _BRANCH_ABOVE, _REFERENCED = range(7)
 _RANKS = 2 * _REFERENCED
 
 
@@ -64,11 +66,11 @@ class UtilityEviction(PrefixLedger):
         if not node.has_state or node.state_in_use:
             return None
         if len(node.children) > 1:
-            rank = _BRANCH
+            rank = _BRANCH_ABOVE if node.running_below else _BRANCH
         elif node.outgrown and self._outgrown_first:
             rank = _OUTGROWN
         else:
-            rank = _PLAIN
+            rank = _PLAIN_ABOVE if node.running_below else _PLAIN
         if node.state_referenced:
             rank += _REFERENCED
         return Candidate(rank, saved / self._cost.state_bytes)

@@ -26,6 +26,7 @@ class PrefixNode:
         "leaf_offered",
         "outgrown",
         "parent",
+        "running_below",
         "state_in_use",
         "state_referenced",
     )
@@ -38,6 +39,7 @@ class PrefixNode:
         self.children: dict[int, PrefixNode] = {}
         self.has_state = False
         self.state_in_use = False
+        self.running_below = 0
         self.state_referenced = False
         self.leaf_offered = False
         self.kv_referenced = False
@@ -87,6 +89,7 @@ class PrefixLedger(ABC):
         parent = child.parent
         assert parent is not None
         upper = PrefixNode(handle, parent, depth, child.last_use)
+        upper.running_below = child.running_below + child.state_in_use
         del parent.children[child.handle]
         parent.children[handle] = upper
         upper.children[child.handle] = child
@@ -128,14 +131,16 @@ class PrefixLedger(ABC):
         self._stale[node] = None
 
     def lock_state(self, node: PrefixNode) -> None:
-        """``node``'s state, or one that it may get, is in use until unlocked."""
-        node.state_in_use = True
-        self._stale[node] = None
+        """Requests run from ``node``: a state there is in use until it is unlocked."""
+        if not node.state_in_use:
+            node.state_in_use = True
+            self._count_running(node, 1)
 
     def unlock_state(self, node: PrefixNode) -> None:
-        """``node``'s state may be evicted again."""
-        node.state_in_use = False
-        self._stale[node] = None
+        """No request runs from ``node`` any more."""
+        if node.state_in_use:
+            node.state_in_use = False
+            self._count_running(node, -1)
 
     def offer_leaf(self, node: PrefixNode, *, referenced: bool = False) -> None:
         """``node`` ends the KV kept on its path, and nobody uses it: it may be evicted.
@@ -178,6 +183,15 @@ class PrefixLedger(ABC):
     def _stamp(self, node: PrefixNode) -> None:
         self._now += _INSTANT
         node.last_use = self._now
+
+    def _count_running(self, node: PrefixNode, change: int) -> None:
+        self._stale[node] = None
+        above = node.parent
+        while above is not None:
+            above.running_below += change
+            if above.has_state:
+                self._stale[above] = None
+            above = above.parent
 
     def _state_changed(self, node: PrefixNode) -> None:
         self._stale[node] = None

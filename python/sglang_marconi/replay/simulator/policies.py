@@ -1,0 +1,87 @@
+"""The policies by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from sglang_marconi.config import DEFAULT_ALPHA
+from sglang_marconi.cost import ModelCost
+from sglang_marconi.policy.eviction import EvictionPolicy, LeafEviction, SharedBudgetEviction
+from sglang_marconi.replay.requests import TraceRequest
+from sglang_marconi.replay.simulator.block_cache import BlockCache
+from sglang_marconi.replay.simulator.cache import Budget, SimulatedCache
+from sglang_marconi.replay.simulator.foresight import ClairvoyantCache
+from sglang_marconi.replay.simulator.radix_cache import SharedBudgetCache, TwoPoolCache
+from sglang_marconi.replay.simulator.tuned_cache import TunedCache
+
+NAMES = {
+    "vllm+": "a state at every block of 32 tokens, LRU",
+    "sglang+": "states at branches and ends, LRU on leaves",
+    "lru": "states at branches and ends, LRU on nodes with at most one child",
+    "marconi": "the paper: utility, alpha tuned once on a window; marconi:ALPHA fixes it",
+    "auto": "this project's default",
+    "clairvoyant": "knows the future: an upper mark",
+    "unlimited": "no budget",
+}
+
+# Utility eviction with a fixed alpha, and whether outgrown states go first.
+_UTILITY = {"lru": (0.0, False), "auto": (DEFAULT_ALPHA, True)}
+
+_ONE_BUDGET: dict[str, Callable[[ModelCost, int, Sequence[TraceRequest]], SimulatedCache]] = {
+    "vllm+": lambda cost, total, _: BlockCache(cost, total),
+    "sglang+": lambda cost, total, _: SharedBudgetCache(cost, LeafEviction(cost, alpha=0.0), total),
+    "marconi": lambda cost, total, _: TunedCache(cost, total),
+    "clairvoyant": ClairvoyantCache,
+    "unlimited": lambda cost, _total, _: SharedBudgetCache(
+        cost, SharedBudgetEviction(cost, alpha=0.0), None
+    ),
+}
+
+
+class PolicyError(ValueError):
+    """There is no such policy, or not with this budget."""
+
+
+def build_cache(
+    policy: str, cost: ModelCost, budget: Budget, requests: Sequence[TraceRequest]
+) -> SimulatedCache:
+    """The cache of a policy, empty.
+
+    ``requests`` is the trace to come, which only ``clairvoyant`` looks at.
+
+    Raises:
+        PolicyError: names the policy and what is possible.
+    """
+    name, colon, alpha = policy.partition(":")
+    if name not in NAMES or (colon and name != "marconi"):
+        raise PolicyError(f"no policy {policy!r}; there are {', '.join(NAMES)}, marconi:ALPHA")
+    if colon:
+        return _utility(cost, budget, alpha=_number(policy, alpha), outgrown_first=False)
+    if name in _UTILITY:
+        fixed, outgrown_first = _UTILITY[name]
+        return _utility(cost, budget, alpha=fixed, outgrown_first=outgrown_first)
+    if budget.state_share is not None and name != "unlimited":
+        possible = ", ".join([*_UTILITY, "marconi:ALPHA", "unlimited"])
+        raise PolicyError(f"{policy} is for one budget; with two pools there are {possible}")
+    return _ONE_BUDGET[name](cost, budget.total_bytes, requests)
+
+
+def _number(policy: str, text: str) -> float:
+    try:
+        alpha = float(text)
+    except ValueError:
+        alpha = -1.0
+    if not alpha >= 0:
+        raise PolicyError(f"policy {policy!r}: alpha is a number from 0")
+    return alpha
+
+
+def _utility(
+    cost: ModelCost, budget: Budget, *, alpha: float, outgrown_first: bool
+) -> SimulatedCache:
+    if budget.state_share is None:
+        shared = SharedBudgetEviction(cost, alpha=alpha, outgrown_first=outgrown_first)
+        return SharedBudgetCache(cost, shared, budget.total_bytes)
+    states = int(budget.total_bytes * budget.state_share)
+    policy = EvictionPolicy(cost, alpha=alpha, outgrown_first=outgrown_first)
+    return TwoPoolCache(cost, policy, state_bytes=states, kv_bytes=budget.total_bytes - states)
