@@ -1,0 +1,43 @@
+"""Seeded workloads in the shapes of the Marconi paper (arXiv 2411.19379), by name.
+
+They imitate published means of the data sets the paper replays, not the data: who has the data
+reads it with `sglang_marconi.replay.formats`.
+"""
+
+from typing import Any
+
+from sglang_marconi.replay.generators.agents import SweBench
+from sglang_marconi.replay.generators.chats import Lmsys, ShareGpt
+from sglang_marconi.replay.generators.distributions import Distribution, Geometric, LogNormal
+from sglang_marconi.replay.generators.shape import Shape
+from sglang_marconi.replay.requests import TraceRequest
+
+__all__ = [
+    "Distribution",
+    "Geometric",
+    "Lmsys",
+    "LogNormal",
+    "Shape",
+    "ShareGpt",
+    "SweBench",
+    "generate",
+    "names",
+]
+
+_SHAPES: dict[str, type[Shape]] = {"lmsys": Lmsys, "sharegpt": ShareGpt, "swebench": SweBench}
+
+
+def names() -> tuple[str, ...]:
+    """The shapes `generate` knows."""
+    return tuple(_SHAPES)
+
+
+def generate(name: str, **settings: Any) -> list[TraceRequest]:
+    """The requests of the shape of this name, in order of arrival; `settings` are `Shape`'s.
+
+    Raises `ValueError` for an unknown name, `TypeError` for an unknown setting.
+    """
+    shape = _SHAPES.get(name)
+    if shape is None:
+        raise ValueError(f"no workload is named {name!r}; known are {', '.join(_SHAPES)}")
+    return shape(**settings).requests()
