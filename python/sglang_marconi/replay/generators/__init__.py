@@ -22,6 +22,7 @@ __all__ = [
     "SweBench",
     "generate",
     "names",
+    "shape_type",
 ]
 
 _SHAPES: dict[str, type[Shape]] = {"lmsys": Lmsys, "sharegpt": ShareGpt, "swebench": SweBench}
@@ -32,12 +33,20 @@ def names() -> tuple[str, ...]:
     return tuple(_SHAPES)
 
 
+def shape_type(name: str) -> type[Shape]:
+    """The settings of the shape of this name.
+
+    Raises `ValueError` for an unknown name.
+    """
+    shape = _SHAPES.get(name)
+    if shape is None:
+        raise ValueError(f"no workload is named {name!r}; known are {', '.join(_SHAPES)}")
+    return shape
+
+
 def generate(name: str, **settings: Any) -> list[TraceRequest]:
     """The requests of the shape of this name, in order of arrival; `settings` are `Shape`'s.
 
     Raises `ValueError` for an unknown name, `TypeError` for an unknown setting.
     """
-    shape = _SHAPES.get(name)
-    if shape is None:
-        raise ValueError(f"no workload is named {name!r}; known are {', '.join(_SHAPES)}")
-    return shape(**settings).requests()
+    return shape_type(name)(**settings).requests()

@@ -14,6 +14,7 @@ from sglang_marconi.replay.simulator.foresight import ClairvoyantCache
 from sglang_marconi.replay.simulator.radix_cache import SharedBudgetCache, TwoPoolCache
 from sglang_marconi.replay.simulator.tuned_cache import TunedCache
 
+UNLIMITED = "unlimited"
 NAMES = {
     "vllm+": "a state at every block of 32 tokens, LRU",
     "sglang+": "states at branches and ends, LRU on leaves",
@@ -21,7 +22,7 @@ NAMES = {
     "marconi": "the paper: utility, alpha tuned once on a window; marconi:ALPHA fixes it",
     "auto": "this project's default",
     "clairvoyant": "knows the future: an upper mark",
-    "unlimited": "no budget",
+    UNLIMITED: "no budget",
 }
 
 # Utility eviction with a fixed alpha, and whether outgrown states go first.
@@ -32,7 +33,7 @@ _ONE_BUDGET: dict[str, Callable[[ModelCost, int, Sequence[TraceRequest]], Simula
     "sglang+": lambda cost, total, _: SharedBudgetCache(cost, LeafEviction(cost, alpha=0.0), total),
     "marconi": lambda cost, total, _: TunedCache(cost, total),
     "clairvoyant": ClairvoyantCache,
-    "unlimited": lambda cost, _total, _: SharedBudgetCache(
+    UNLIMITED: lambda cost, _total, _: SharedBudgetCache(
         cost, SharedBudgetEviction(cost, alpha=0.0), None
     ),
 }
@@ -40,6 +41,22 @@ _ONE_BUDGET: dict[str, Callable[[ModelCost, int, Sequence[TraceRequest]], Simula
 
 class PolicyError(ValueError):
     """There is no such policy, or not with this budget."""
+
+
+def check_policy(policy: str, budget: Budget) -> None:
+    """See whether there is such a policy for such a budget.
+
+    Raises:
+        PolicyError: names the policy and what is possible.
+    """
+    name, colon, alpha = policy.partition(":")
+    if name not in NAMES or (colon and name != "marconi"):
+        raise PolicyError(f"no policy {policy!r}; there are {', '.join(NAMES)}, marconi:ALPHA")
+    if colon:
+        _number(policy, alpha)
+    elif budget.state_share is not None and name in _ONE_BUDGET and name != UNLIMITED:
+        possible = ", ".join([*_UTILITY, "marconi:ALPHA", UNLIMITED])
+        raise PolicyError(f"{policy} is for one budget; with two pools there are {possible}")
 
 
 def build_cache(
@@ -50,19 +67,15 @@ def build_cache(
     ``requests`` is the trace to come, which only ``clairvoyant`` looks at.
 
     Raises:
-        PolicyError: names the policy and what is possible.
+        PolicyError: see `check_policy`.
     """
+    check_policy(policy, budget)
     name, colon, alpha = policy.partition(":")
-    if name not in NAMES or (colon and name != "marconi"):
-        raise PolicyError(f"no policy {policy!r}; there are {', '.join(NAMES)}, marconi:ALPHA")
     if colon:
         return _utility(cost, budget, alpha=_number(policy, alpha), outgrown_first=False)
     if name in _UTILITY:
         fixed, outgrown_first = _UTILITY[name]
         return _utility(cost, budget, alpha=fixed, outgrown_first=outgrown_first)
-    if budget.state_share is not None and name != "unlimited":
-        possible = ", ".join([*_UTILITY, "marconi:ALPHA", "unlimited"])
-        raise PolicyError(f"{policy} is for one budget; with two pools there are {possible}")
     return _ONE_BUDGET[name](cost, budget.total_bytes, requests)
 
 

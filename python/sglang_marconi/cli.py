@@ -1,0 +1,208 @@
+"""``sglang-marconi``: replay traces, draw reports, rerun the paper's evaluation."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from sglang_marconi.cost import UnsupportedModelError, preset_names
+from sglang_marconi.replay.batch import Job, progress_bar, run_batch
+from sglang_marconi.replay.formats import TraceError, TraceFileError
+from sglang_marconi.replay.generators import names as workload_names
+from sglang_marconi.replay.latency import LatencyProfile, LatencyProfileError
+from sglang_marconi.replay.models import ModelSpecError, load_cost
+from sglang_marconi.replay.page import write_report
+from sglang_marconi.replay.results import RequestRecord, RunRecord, write_records
+from sglang_marconi.replay.simulator.cache import Budget
+from sglang_marconi.replay.simulator.policies import NAMES, UNLIMITED, PolicyError, check_policy
+from sglang_marconi.replay.simulator.run import Setup
+from sglang_marconi.replay.sources import SourceError, load_trace
+from sglang_marconi.replay.table import runs_table
+
+_UNITS = {"": 1.0, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+# SGLang's default of --mamba-full-memory-ratio: bytes of states for each byte of KV.
+_SGLANG_RATIO = 0.9
+_FILE_WIDTH = 140
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; what can go wrong is one line on standard error and exit status 1."""
+    parsed = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], None] = parsed.command
+    try:
+        command(parsed)
+    except (
+        OSError,
+        LatencyProfileError,
+        ModelSpecError,
+        PolicyError,
+        SourceError,
+        TraceError,
+        TraceFileError,
+        UnsupportedModelError,
+    ) as error:
+        sys.exit(f"sglang-marconi: {error}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sglang-marconi", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_replay(commands.add_parser("replay", help="what a cache would reuse of a trace"))
+    report = commands.add_parser("report", help="draw the plots and the page of a replay again")
+    report.add_argument("folder", type=Path, help="what `replay --report` wrote")
+    report.set_defaults(command=_report)
+    return parser
+
+
+def _add_replay(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_replay)
+    parser.add_argument(
+        "traces",
+        metavar="TRACE",
+        nargs="+",
+        help=f"a file, or a workload: {', '.join(workload_names())}, with settings as in "
+        "swebench:sessions=50,seed=3",
+    )
+    policies = ", ".join(f"{name} ({what})" for name, what in NAMES.items())
+    parser.add_argument(
+        "--policy", type=_policies, default=["auto"], help=f"one or more of {policies}"
+    )
+    parser.add_argument(
+        "--budget", type=_budgets, default=[5_000_000_000], help="such as 2GB,5GB; GB is 10^9 bytes"
+    )
+    parser.add_argument(
+        "--model",
+        default="paper-7b",
+        help=f"a config.json, its directory, or one of {', '.join(preset_names())}",
+    )
+    parser.add_argument(
+        "--two-pools",
+        type=_ratio,
+        nargs="?",
+        const=_SGLANG_RATIO,
+        metavar="RATIO",
+        help="states and KV apart, as SGLang has them: RATIO bytes of states for a byte of KV "
+        f"(SGLang's --mamba-full-memory-ratio, default {_SGLANG_RATIO})",
+    )
+    parser.add_argument("--limit", type=_count, help="use the first so many requests")
+    parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json, for traces of text")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave broken records out, and count them"
+    )
+    parser.add_argument(
+        "--latency", type=Path, help="JSON array of [tokens computed, seconds to first token]"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write a record for each run")
+    parser.add_argument(
+        "--per-request", type=Path, metavar="FILE", help="write a record for each request"
+    )
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write plots and a page")
+    parser.add_argument(
+        "--jobs", type=_count, default=os.cpu_count() or 1, help="processes; default: all cores"
+    )
+
+
+def _replay(args: argparse.Namespace) -> None:
+    errors = Console(stderr=True)
+    skipped = 0
+
+    def skip(error: TraceError) -> None:
+        nonlocal skipped
+        skipped += 1
+        errors.print(f"skipped: {error}", markup=False, highlight=False)
+
+    cost = load_cost(args.model)
+    latency = LatencyProfile.read(args.latency) if args.latency else None
+    traces = {}
+    for spec in args.traces:
+        trace = load_trace(
+            spec,
+            limit=args.limit,
+            tokenizer=args.tokenizer,
+            on_bad=skip if args.skip_bad else None,
+        )
+        traces[trace.name] = trace.requests
+    share = None if args.two_pools is None else args.two_pools / (1 + args.two_pools)
+    jobs = [
+        Job(Setup(name, policy, args.model, cost, Budget(budget, share), latency), name)
+        for name in traces
+        for policy in args.policy
+        # Without a bound one budget is like another.
+        for budget in (args.budget[:1] if policy == UNLIMITED else args.budget)
+    ]
+    for job in jobs:
+        check_policy(job.setup.policy, job.setup.budget)
+    runs: list[RunRecord] = []
+    requests: list[RequestRecord] = []
+    with progress_bar() as progress:
+        for run in run_batch(jobs, traces, workers=args.jobs, progress=progress):
+            runs.append(run.run)
+            if args.per_request or args.report:
+                requests.extend(run.requests)
+    # Where the output goes to a file, a table is not cut to a terminal's width.
+    width = None if Console().is_terminal else _FILE_WIDTH
+    Console(width=width).print(runs_table(runs))
+    if skipped:
+        errors.print(f"{skipped} broken records were left out")
+    if args.json:
+        write_records(args.json, runs)
+    if args.per_request:
+        write_records(args.per_request, requests)
+    if args.report:
+        args.report.mkdir(parents=True, exist_ok=True)
+        write_records(args.report / "runs.jsonl", runs)
+        write_records(args.report / "requests.jsonl", requests)
+        print(write_report(args.report))
+
+
+def _report(args: argparse.Namespace) -> None:
+    print(write_report(args.folder))
+
+
+def _policies(text: str) -> list[str]:
+    return [_checked_policy(name) for name in text.split(",")]
+
+
+def _checked_policy(name: str) -> str:
+    try:
+        check_policy(name, Budget(0))
+    except PolicyError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return name
+
+
+def _budgets(text: str) -> list[int]:
+    return [_bytes(part) for part in text.split(",")]
+
+
+def _bytes(text: str) -> int:
+    number = text.rstrip("KMGTBkmgtb")
+    unit = text[len(number) :].upper()
+    try:
+        amount = int(float(number) * _UNITS[unit])
+    except (KeyError, ValueError, OverflowError):
+        amount = 0
+    if amount <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; 2GB is one, 500MB too")
+    return amount
+
+
+def _ratio(text: str) -> float:
+    try:
+        ratio = float(text)
+    except ValueError:
+        ratio = 0.0
+    if not 0 < ratio < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a ratio above 0")
+    return ratio
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
