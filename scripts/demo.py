@@ -4,16 +4,14 @@
 
 It needs no GPU and no download: the model is a small one with random weights, made on the spot.
 Without a trace, the requests are multi-turn chats over a few shared system prompts. Ends with a
-table, a plot of the token hit rate over the run, and a JSON file of every request.
+table, the records of all runs and requests as JSON lines, and a page with their plots.
 """
 
 import argparse
 import asyncio
-import json
 import signal
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,13 +19,16 @@ from typing import NamedTuple
 from local_server import LocalServer, ServerFailedError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from sglang_marconi.replay.plots import plot_hit_rate
-from sglang_marconi.replay.records import Record
-from sglang_marconi.replay.report import comparison, summarize
-from sglang_marconi.replay.requests import Request, TokenRequest
+from sglang_marconi.cost import ModelCost
+from sglang_marconi.replay.formats import read_trace
+from sglang_marconi.replay.models import load_cost
+from sglang_marconi.replay.page import write_report
+from sglang_marconi.replay.records import run_record
+from sglang_marconi.replay.report import comparison
+from sglang_marconi.replay.requests import Request
+from sglang_marconi.replay.results import RequestRecord, RunRecord, write_records
 from sglang_marconi.replay.server import ReplayError, replay
-from sglang_marconi.replay.traces import read_token_trace
-from sglang_marconi.replay.vocabulary import fold, plain_token_ids
+from sglang_marconi.replay.vocabulary import plain_token_ids
 from sglang_marconi.replay.workload import ChatWorkload
 from tiny_model import build_tiny_model
 
@@ -42,11 +43,13 @@ CONFIGURATIONS = {
 """What is compared: a name and the arguments that the server gets beyond the common ones."""
 
 _CONCURRENCY = 4
+_MODEL_NAME = "demo model"
 
 
 class _Scenario(NamedTuple):
-    """A request stream, and the memory that every server gets for it."""
+    """A request stream and its name, and the memory that every server gets for it."""
 
+    name: str
     requests: Sequence[Request]
     kv_tokens: int
     states: int
@@ -56,79 +59,91 @@ class _Scenario(NamedTuple):
             *("--max-total-tokens", str(self.kv_tokens)),
             *("--max-mamba-cache-size", str(self.states)),
             *("--max-running-requests", str(_CONCURRENCY)),
+            *("--served-model-name", _MODEL_NAME),
             "--enable-cache-report",
         )
 
 
+class _Model(NamedTuple):
+    """The model on disk, what it costs, and the ids that the tokens of a trace become."""
+
+    path: Path
+    cost: ModelCost
+    vocabulary: Sequence[int]
+
+
+class _Run(NamedTuple):
+    """What came out of one configuration."""
+
+    total: RunRecord
+    requests: Sequence[RequestRecord]
+
+
+def _build_model(path: Path) -> _Model:
+    build_tiny_model(path)
+    return _Model(path, load_cost(str(path)), plain_token_ids(path / "tokenizer.json"))
+
+
 def _chats() -> _Scenario:
     # Fewer tokens and states than the sessions leave behind, so that each cache must evict.
-    return _Scenario(ChatWorkload().requests(), kv_tokens=12288, states=24)
+    return _Scenario("chats", ChatWorkload().requests(), kv_tokens=12288, states=24)
 
 
-def _trace(path: Path, limit: int | None, model: Path) -> _Scenario:
-    recorded = read_token_trace(path, limit)
-    if not recorded:
+def _trace(path: Path, limit: int | None, model: _Model) -> _Scenario:
+    requests = list(read_trace(path, limit=limit, tokenizer=model.path))
+    if not requests:
         raise ValueError(f"{path} holds no request")
-    requests = fold(recorded, plain_token_ids(model / "tokenizer.json"))
+    longest = max(len(request.prompt) + len(request.reply) for request in requests)
     # Room for the requests that run at a time, should they share nothing, and half as much again.
-    return _Scenario(requests, kv_tokens=_longest(requests) * _CONCURRENCY * 3 // 2, states=24)
+    return _Scenario(path.name, requests, kv_tokens=longest * _CONCURRENCY * 3 // 2, states=24)
 
 
-def _longest(requests: Sequence[TokenRequest]) -> int:
-    """Most tokens of any request, prompt and reply."""
-    lengths: defaultdict[str, int] = defaultdict(int)
-    for request in requests:
-        lengths[request.session_id] += len(request.new_tokens) + len(request.reply_tokens)
-    return max(lengths.values())
-
-
-def _run(
-    name: str, model: Path, scenario: _Scenario, out: Path, progress: Progress
-) -> list[Record]:
+def _run(name: str, model: _Model, scenario: _Scenario, out: Path, progress: Progress) -> _Run:
     """Starts a server of the named configuration and sends it the scenario's requests."""
     task = progress.add_task(f"{name}: starting", total=None)
     begin = time.perf_counter()
     arguments = (*scenario.arguments(), *CONFIGURATIONS[name])
-    prompt_tokens = cached_tokens = 0
+    prompt_tokens = hit_tokens = 0
 
-    def show(record: Record) -> None:
-        nonlocal prompt_tokens, cached_tokens
+    def show(record: RequestRecord) -> None:
+        nonlocal prompt_tokens, hit_tokens
         prompt_tokens += record.prompt_tokens
-        cached_tokens += record.cached_tokens
-        hit_rate = f"{name}: token hit rate {cached_tokens / prompt_tokens:.1%}"
+        hit_tokens += record.hit_tokens
+        hit_rate = f"{name}: token hit rate {hit_tokens / prompt_tokens:.1%}"
         progress.update(task, advance=1, description=hit_rate)
 
-    with LocalServer(model, *arguments, log_path=out / f"{name.replace(' ', '-')}.log") as server:
-        progress.console.print(f"{name}: server up after {time.perf_counter() - begin:.0f} s")
+    log = out / f"{name.replace(' ', '-')}.log"
+    with LocalServer(model.path, *arguments, log_path=log) as server:
+        serving = time.perf_counter()
+        progress.console.print(f"{name}: server up after {serving - begin:.0f} s")
         progress.update(task, description=f"{name}: serving", total=len(scenario.requests))
-        return asyncio.run(
-            replay(server.url, scenario.requests, concurrency=_CONCURRENCY, on_record=show)
+        records = asyncio.run(
+            replay(
+                server.url,
+                scenario.requests,
+                trace=scenario.name,
+                policy=name,
+                concurrency=_CONCURRENCY,
+                vocabulary=model.vocabulary,
+                on_record=show,
+            )
         )
-
-
-def _write_json(runs: dict[str, list[Record]], scenario: _Scenario, path: Path) -> None:
-    content = {
-        name: {
-            "arguments": [*scenario.arguments(), *CONFIGURATIONS[name]],
-            "summary": summarize(records)._asdict(),
-            "records": [record._asdict() for record in records],
-        }
-        for name, records in runs.items()
-    }
-    path.write_text(json.dumps(content, indent=1) + "\n")
+        seconds = time.perf_counter() - serving
+    return _Run(run_record(records, seconds=seconds, cost=model.cost), records)
 
 
 def demo(trace: Path | None, limit: int | None, out: Path, console: Console) -> None:
     """Runs every configuration in turn and reports; everything written goes into `out`."""
-    model = build_tiny_model(out / "model")
+    model = _build_model(out / "model")
     scenario = _trace(trace, limit, model) if trace else _chats()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        runs = {name: _run(name, model, scenario, out, progress) for name in CONFIGURATIONS}
-    console.print(comparison(runs))
-    plot_hit_rate(runs, out / "hit_rate.png")
-    _write_json(runs, scenario, out / "records.json")
-    console.print(f"Plot: {out / 'hit_rate.png'}   Records: {out / 'records.json'}")
+        runs = [_run(name, model, scenario, out, progress) for name in CONFIGURATIONS]
+    totals = [run.total for run in runs]
+    console.print(comparison(totals))
+    write_records(out / "runs.jsonl", totals)
+    write_records(out / "requests.jsonl", (record for run in runs for record in run.requests))
+    console.print(f"Page: {write_report(out)}   Records: {out / 'requests.jsonl'}")
 
 
 def _count(text: str) -> int:

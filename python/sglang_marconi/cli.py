@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from time import perf_counter
 
 from rich.console import Console
+from rich.progress import Progress
 
-from sglang_marconi.cost import UnsupportedModelError, preset_names
+from sglang_marconi.cost import ModelCost, UnsupportedModelError, preset_names
 from sglang_marconi.replay.batch import Job, progress_bar, run_batch
 from sglang_marconi.replay.formats import TraceError, TraceFileError
 from sglang_marconi.replay.generators import names as workload_names
 from sglang_marconi.replay.latency import LatencyProfile, LatencyProfileError
 from sglang_marconi.replay.models import ModelSpecError, load_cost
 from sglang_marconi.replay.page import write_report
+from sglang_marconi.replay.records import run_record
+from sglang_marconi.replay.requests import TraceRequest
 from sglang_marconi.replay.results import RequestRecord, RunRecord, write_records
+from sglang_marconi.replay.server import ReplayError, replay
 from sglang_marconi.replay.simulator.cache import Budget
 from sglang_marconi.replay.simulator.policies import NAMES, UNLIMITED, PolicyError, check_policy
-from sglang_marconi.replay.simulator.run import Setup
+from sglang_marconi.replay.simulator.run import Run, Setup
 from sglang_marconi.replay.sources import SourceError, load_trace
 from sglang_marconi.replay.table import runs_table
+from sglang_marconi.replay.vocabulary import plain_token_ids
 
 _UNITS = {"": 1.0, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 # SGLang's default of --mamba-full-memory-ratio: bytes of states for each byte of KV.
@@ -41,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         LatencyProfileError,
         ModelSpecError,
         PolicyError,
+        ReplayError,
         SourceError,
         TraceError,
         TraceFileError,
@@ -70,7 +78,9 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     )
     policies = ", ".join(f"{name} ({what})" for name, what in NAMES.items())
     parser.add_argument(
-        "--policy", type=_policies, default=["auto"], help=f"one or more of {policies}"
+        "--policy",
+        type=_policies,
+        help=f"one or more of {policies}; default: auto, or with --server none",
     )
     parser.add_argument(
         "--budget", type=_budgets, default=[5_000_000_000], help="such as 2GB,5GB; GB is 10^9 bytes"
@@ -82,12 +92,33 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--two-pools",
-        type=_ratio,
+        type=_positive,
         nargs="?",
         const=_SGLANG_RATIO,
         metavar="RATIO",
         help="states and KV apart, as SGLang has them: RATIO bytes of states for a byte of KV "
         f"(SGLang's --mamba-full-memory-ratio, default {_SGLANG_RATIO})",
+    )
+    server = parser.add_argument_group("against a running server")
+    server.add_argument(
+        "--server",
+        metavar="URL",
+        help="send the trace there too, such as http://127.0.0.1:30000; it must run with "
+        "--enable-cache-report",
+    )
+    pace = server.add_mutually_exclusive_group()
+    pace.add_argument(
+        "--concurrency", type=_count, help="requests at a time, as fast as they go; default: 4"
+    )
+    pace.add_argument(
+        "--speed", type=_positive, help="keep the trace's arrival times, this many times as fast"
+    )
+    server.add_argument(
+        "--vocabulary",
+        type=_count,
+        default=1000,
+        metavar="N",
+        help="send token ids below N, or with --tokenizer that tokenizer's; default: %(default)s",
     )
     parser.add_argument("--limit", type=_count, help="use the first so many requests")
     parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json, for traces of text")
@@ -131,7 +162,7 @@ def _replay(args: argparse.Namespace) -> None:
     jobs = [
         Job(Setup(name, policy, args.model, cost, Budget(budget, share), latency), name)
         for name in traces
-        for policy in args.policy
+        for policy in args.policy or ([] if args.server else ["auto"])
         # Without a bound one budget is like another.
         for budget in (args.budget[:1] if policy == UNLIMITED else args.budget)
     ]
@@ -142,7 +173,11 @@ def _replay(args: argparse.Namespace) -> None:
     with progress_bar() as progress:
         for run in run_batch(jobs, traces, workers=args.jobs, progress=progress):
             runs.append(run.run)
-            if args.per_request or args.report:
+            requests.extend(run.requests)
+        if args.server:
+            for name, asked in traces.items():
+                run = _serve(name, asked, cost, args, progress)
+                runs.append(run.run)
                 requests.extend(run.requests)
     # Where the output goes to a file, a table is not cut to a terminal's width.
     width = None if Console().is_terminal else _FILE_WIDTH
@@ -158,6 +193,34 @@ def _replay(args: argparse.Namespace) -> None:
         write_records(args.report / "runs.jsonl", runs)
         write_records(args.report / "requests.jsonl", requests)
         print(write_report(args.report))
+
+
+def _serve(
+    name: str,
+    requests: Sequence[TraceRequest],
+    cost: ModelCost,
+    args: argparse.Namespace,
+    progress: Progress,
+) -> Run:
+    """Send a trace to a server."""
+    task = progress.add_task(f"{name}, {args.server}", total=len(requests))
+    concurrency = args.concurrency or (4 if args.speed is None else None)
+    tokenizer = args.tokenizer
+    if tokenizer is not None and tokenizer.is_dir():
+        tokenizer /= "tokenizer.json"
+    start = perf_counter()
+    records = asyncio.run(
+        replay(
+            args.server,
+            requests,
+            trace=name,
+            concurrency=concurrency,
+            speed=args.speed,
+            vocabulary=plain_token_ids(tokenizer) if tokenizer else range(args.vocabulary),
+            on_record=lambda _: progress.advance(task),
+        )
+    )
+    return Run(run_record(records, seconds=perf_counter() - start, cost=cost), records)
 
 
 def _report(args: argparse.Namespace) -> None:
@@ -192,14 +255,14 @@ def _bytes(text: str) -> int:
     return amount
 
 
-def _ratio(text: str) -> float:
+def _positive(text: str) -> float:
     try:
-        ratio = float(text)
+        number = float(text)
     except ValueError:
-        ratio = 0.0
-    if not 0 < ratio < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a ratio above 0")
-    return ratio
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
 
 
 def _count(text: str) -> int:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from fake_server import fake_server
 from sglang_marconi.cli import main
 from sglang_marconi.replay.results import RequestRecord, RunRecord, read_records
 
@@ -80,6 +81,31 @@ def test_a_report_can_be_drawn_again(tmp_path: Path) -> None:
     assert (report / "report.html").read_text() == page
 
 
+def test_simulator_and_server_lie_side_by_side(tmp_path: Path) -> None:
+    trace, file = write_trace(tmp_path / "chats.jsonl"), tmp_path / "runs"
+    requests = tmp_path / "requests"
+    with fake_server() as server:
+        main(
+            [
+                *("replay", str(trace), "--server", server.url, "--concurrency", "2"),
+                *("--policy", "lru", "--json", str(file), "--per-request", str(requests)),
+            ]
+        )
+    simulated, served = read_records(file, RunRecord)
+    assert (simulated.policy, served.policy) == ("lru", "server")
+    assert simulated.prompt_tokens == served.prompt_tokens
+    assert served.hit_tokens == sum(
+        r.hit_tokens for r in read_records(requests, RequestRecord) if r.policy == "server"
+    )
+    assert served.ttft_p50 is not None
+    assert served.flops_saved > 0
+
+
+def test_a_server_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"127\.0\.0\.1:9"):
+        main(["replay", "lmsys:sessions=1", "--server", "http://127.0.0.1:9"])
+
+
 def test_workloads_have_settings(tmp_path: Path) -> None:
     file = tmp_path / "runs"
     main(["replay", "lmsys:sessions=4,seed=2,turns=3", "--limit", "5", "--json", str(file)])
@@ -126,7 +152,7 @@ def test_what_is_wrong_is_one_line(arguments: list[str], named: str) -> None:
         (["--budget", "5XB"], "5XB"),
         (["--budget", "-1GB"], "expected one argument"),
         (["--limit", "0"], "whole number"),
-        (["--two-pools", "0"], "ratio"),
+        (["--two-pools", "0"], "above 0"),
     ],
 )
 def test_bad_values_are_usage_errors(

@@ -92,6 +92,12 @@ def test_budgets_that_span_more_than_four_times_are_on_a_logarithmic_axis() -> N
     assert narrow.axes[0].get_xscale() == "linear"
 
 
+def test_a_budget_of_nothing_is_drawn() -> None:
+    figure = hit_rate_by_budget([run(budget=0, token_hit_rate=0.0), run()], LOOKS)
+    assert lines(figure.axes[0]) == {("lru", "-"): [(0.0, 0.0), (5.0, 0.4)]}
+    assert_readable(figure)
+
+
 def test_a_run_without_a_budget_is_a_dashed_line_across() -> None:
     runs = [run("lru", token_hit_rate=0.3), run("unlimited", None, token_hit_rate=0.9)]
     figure = hit_rate_by_budget(runs, LOOKS)
@@ -172,6 +178,9 @@ def test_hit_rate_over_time_has_four_panels_of_many_budgets() -> None:
     requests = [record for size in range(1, 8) for record in over_time("lru", size * GB, [0, size])]
     figure = hit_rate_over_time(requests, LOOKS)
     assert titles(figure) == ["budget 1 GB", "budget 3 GB", "budget 5 GB", "budget 7 GB"]
+    # Panels share their axes: the lowest have the label of time, the first in a row that of rates.
+    assert [axes.get_xlabel() for axes in figure.axes] == ["", "", *2 * ["arrival (min)"]]
+    assert [axes.get_ylabel() for axes in figure.axes] == 2 * ["token hit rate so far", ""]
     ends = [lines(axes)["lru", "-"][-1] for axes in figure.axes]
     assert ends == [(10.0, 0.005), (10.0, 0.015), (10.0, 0.025), (10.0, 0.035)]
 
@@ -211,6 +220,7 @@ def test_memory_over_time_stacks_kv_on_states_below_the_budget() -> None:
     assert {(0.0, 3.0), (1.0, 5.0), (2.0, 5.0)} <= heights(kv)
     # What a cache holds, it holds until the next request.
     assert (1.0, 1.0) in heights(states)
+    assert (0.0, 2.0) not in heights(states)
     for axes in figure.axes:
         (budget,) = axes.lines
         assert list(budget.get_ydata()) == [5.0, 5.0]

@@ -66,13 +66,13 @@ def test_holdings_of_a_long_run_keep_the_fullest_moments() -> None:
         request(arrival=float(number), state_bytes=number % 10, kv_bytes=2 * (number % 10))
         for number in range(12_000)
     ]
-    requests[7003] = request(arrival=7003.0, state_bytes=900, kv_bytes=5)
+    requests[7003] = request(arrival=7003.0, state_bytes=5, kv_bytes=900)
     held = holdings(requests)
     assert held is not None
     assert len(held.time) == MOST_POINTS
     assert np.all(np.diff(held.time) > 0)
     peak = int(np.argmax(held.states + held.kv))
-    assert (held.time[peak], held.states[peak], held.kv[peak]) == (7003.0, 900.0, 5.0)
+    assert (held.time[peak], held.states[peak], held.kv[peak]) == (7003.0, 5.0, 900.0)
     # Twelve requests a stretch: each has a full moment, of which both parts are kept.
     others = np.arange(len(held.time)) != peak
     assert set(held.states[others]) == {9.0}

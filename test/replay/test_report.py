@@ -1,47 +1,88 @@
-from pathlib import Path
-
 import pytest
 from rich.console import Console
-from sglang_marconi.replay.plots import plot_hit_rate
-from sglang_marconi.replay.records import Record
-from sglang_marconi.replay.report import comparison, summarize
+from sglang_marconi.cost import ModelCost
+from sglang_marconi.replay.records import run_record
+from sglang_marconi.replay.report import comparison
+from sglang_marconi.replay.results import RequestRecord
 
 
-def record(number: int, *, cached: int = 0, ttft: float = 0.1) -> Record:
-    return Record("s", number, 100, cached, 8, sent=10.0 + number, ttft=ttft, total=2.5)
+def record(
+    number: int,
+    *,
+    hit: int = 0,
+    ttft: float | None = 0.1,
+    tpot: float | None = None,
+    policy: str = "ours",
+    budget: int | None = None,
+) -> RequestRecord:
+    return RequestRecord(
+        trace="chats",
+        policy=policy,
+        model="tiny",
+        budget_bytes=budget,
+        session_id="s",
+        turn=number,
+        arrival=float(number),
+        prompt_tokens=100,
+        hit_tokens=hit,
+        ttft=ttft,
+        tpot=tpot,
+    )
 
 
-def test_summary() -> None:
-    records = [record(0), record(1, cached=50, ttft=0.2), record(2, cached=100, ttft=0.6)]
-    summary = summarize(records)
-    assert summary[:3] == (3, 300, 150)
-    assert summary.token_hit_rate == 0.5
-    assert summary.mean_ttft == pytest.approx(0.3)
-    assert summary.p95_ttft == 0.6
-    assert summary.wall == pytest.approx(4.5)
+def test_totals() -> None:
+    run = run_record([record(0), record(1, hit=50), record(2, hit=100)], seconds=4.5)
+    assert (run.trace, run.policy, run.model) == ("chats", "ours", "tiny")
+    assert (run.requests, run.prompt_tokens, run.hit_tokens) == (3, 300, 150)
+    assert run.token_hit_rate == 0.5
+    assert run.request_hit_rate == pytest.approx(2 / 3)
+    assert run.seconds == 4.5
+    assert (run.budget_bytes, run.peak_bytes, run.evictions) == (None, None, None)
 
 
-def test_p95_is_the_smallest_that_95_in_100_do_not_exceed() -> None:
-    records = [record(number, ttft=number + 1) for number in range(100)]
-    assert summarize(records).p95_ttft == 95
-    assert summarize(records[:1]).p95_ttft == 1
+def test_the_budget_is_that_of_the_requests() -> None:
+    assert run_record([record(0, budget=5_000)], seconds=1.0).budget_bytes == 5_000
+
+
+def test_percentiles_lie_between_the_nearest_values() -> None:
+    run = run_record(
+        [record(n, ttft=float(n), tpot=n / 10 if n else None) for n in range(101)], seconds=1.0
+    )
+    assert (run.ttft_p50, run.ttft_p95, run.ttft_p99) == pytest.approx((50, 95, 99))
+    # Of 0.1 to 10: the first reply has but one token.
+    assert (run.tpot_p50, run.tpot_p95, run.tpot_p99) == pytest.approx((5.05, 9.505, 9.901))
+
+
+def test_what_was_not_measured_has_no_percentiles() -> None:
+    run = run_record([record(0, ttft=None)], seconds=1.0)
+    assert (run.ttft_p50, run.ttft_p95, run.ttft_p99) == (None, None, None)
+    assert (run.tpot_p50, run.tpot_p95, run.tpot_p99) == (None, None, None)
+
+
+def test_saved_flops_are_those_of_the_hits() -> None:
+    cost = ModelCost(
+        flops_per_token=3.0, flops_per_token_squared=0.5, state_bytes=1, kv_bytes_per_token=1
+    )
+    records = [record(0), record(1, hit=10), record(2, hit=20)]
+    assert run_record(records, seconds=1.0, cost=cost).flops_saved == 90 + 0.5 * (100 + 400)
+    assert run_record(records, seconds=1.0).flops_saved == 0.0
 
 
 def test_no_records_is_an_error() -> None:
     with pytest.raises(ValueError, match="without records"):
-        summarize([])
+        run_record([], seconds=1.0)
 
 
 def test_table_has_a_row_for_each_run() -> None:
+    runs = [
+        run_record([record(0, policy="first")], seconds=1.0),
+        run_record([record(0, hit=25, policy="second")], seconds=2.5),
+        run_record([record(0, ttft=None, policy="third")], seconds=2.5),
+    ]
     console = Console(width=120, force_terminal=False)
     with console.capture() as capture:
-        console.print(comparison({"first": [record(0)], "second": [record(0, cached=25)]}))
-    rows = [line for line in capture.get().splitlines() if "ms" in line]
-    assert len(rows) == 2
-    assert all(text in rows[1] for text in ("second", "25.0%", "100 ms", "1", "2.5 s"))
-
-
-def test_plot_is_a_png(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "plot.png"
-    plot_hit_rate({"a": [record(1, cached=10), record(0)], "b": [record(0)]}, path)
-    assert path.read_bytes().startswith(b"\x89PNG")
+        console.print(comparison(runs))
+    first, second, third = capture.get().splitlines()[-4:-1]
+    assert all(text in first for text in ("first", "0.0%", "100 ms", "1.0 s"))
+    assert all(text in second for text in ("second", "25.0%", "100 ms", "1", "2.5 s"))
+    assert "third" in third and "ms" not in third

@@ -1,7 +1,7 @@
 """A request stream: the turns of many sessions, in order of arrival.
 
-A request carries only what its turn adds. Its prompt is everything earlier in its session
-(prompts and replies), then what it adds.
+A chat request carries only what its turn adds: its prompt is everything earlier in its session
+(prompts and replies), then what it adds. A request of a trace carries its whole prompt.
 """
 
 from typing import Literal, NamedTuple
@@ -29,19 +29,6 @@ class ChatRequest(NamedTuple):
     max_output_tokens: int
 
 
-class TokenRequest(NamedTuple):
-    """A turn given as token ids, with the reply as it was recorded.
-
-    `arrival` is in seconds since the start of the stream; `turn` counts from 0.
-    """
-
-    session_id: str
-    turn: int
-    arrival: float
-    new_tokens: tuple[int, ...]
-    reply_tokens: tuple[int, ...]
-
-
 class TraceRequest(NamedTuple):
     """A request of a trace with its whole prompt, for the simulator.
 
@@ -58,4 +45,4 @@ class TraceRequest(NamedTuple):
     continues: int = 0
 
 
-Request = ChatRequest | TokenRequest
+Request = ChatRequest | TraceRequest

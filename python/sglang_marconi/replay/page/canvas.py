@@ -125,7 +125,7 @@ def budget_axis(axes: Any, budgets: Iterable[int | None]) -> None:
         return
     axes.set_xlabel("cache budget")
     first, last = bounded[0], bounded[-1]
-    log = last > 4 * first
+    log = 0 < 4 * first < last
     if log:
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(NullLocator())

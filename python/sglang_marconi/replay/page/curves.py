@@ -31,7 +31,7 @@ def curves_by_budget(
         for policy, of_policy in by_policy(budgets.get(budget, ()), looks).items():
             curve = curve_of(of_policy)
             style = canvas.line_style(looks[policy], dashed=dashed)
-            # Markers tell policies apart without colour; apart from each other, where lines meet.
+            # Each policy's markers start elsewhere, so that they are seen where lines coincide.
             first_marker = 0.03 * list(looks).index(policy) % 0.25
             for axes, panel in zip(grid, shown, strict=True):
                 if dashed or panel == budget:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import NamedTuple
 
-import numpy as np
+import msgspec
 
 from sglang_marconi.cost import ModelCost
 from sglang_marconi.replay.latency import LatencyProfile
+from sglang_marconi.replay.records import run_record
 from sglang_marconi.replay.requests import TraceRequest
 from sglang_marconi.replay.results import RequestRecord, RunRecord
 from sglang_marconi.replay.simulator.cache import Budget
@@ -51,10 +52,8 @@ def simulate(
     start = perf_counter()
     cache = build_cache(setup.policy, setup.cost, setup.budget, requests)
     records = []
-    flops_saved = 0.0
     for request in requests:
         hit = cache.serve(request)
-        flops_saved += setup.cost.prefill_flops(0, hit)
         prompt = len(request.prompt)
         records.append(
             RequestRecord(
@@ -74,26 +73,10 @@ def simulate(
         )
         on_request()
     seconds = perf_counter() - start
-    prompt_tokens = sum(record.prompt_tokens for record in records)
-    hit_tokens = sum(record.hit_tokens for record in records)
-    ttfts = [record.ttft for record in records if record.ttft is not None]
-    p50, p95, p99 = np.percentile(ttfts, [50, 95, 99]).tolist() if ttfts else (None,) * 3
-    run = RunRecord(
-        trace=setup.trace,
-        policy=setup.policy,
-        model=setup.model,
+    run = msgspec.structs.replace(
+        run_record(records, seconds=seconds, cost=setup.cost),
         budget_bytes=budget_bytes,
-        requests=len(records),
-        prompt_tokens=prompt_tokens,
-        hit_tokens=hit_tokens,
-        token_hit_rate=hit_tokens / prompt_tokens,
-        request_hit_rate=sum(record.hit_tokens > 0 for record in records) / len(records),
-        flops_saved=flops_saved,
         peak_bytes=cache.peak_bytes,
         evictions=cache.evictions,
-        seconds=seconds,
-        ttft_p50=p50,
-        ttft_p95=p95,
-        ttft_p99=p99,
     )
     return Run(run, records)

@@ -1,0 +1,163 @@
+"""The simulator's reused tokens are the server's, request by request."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+
+import pytest
+from client import flush
+from local_server import LocalServer
+from sglang_marconi.config import DEFAULT_ALPHA
+from sglang_marconi.cost import ModelCost
+from sglang_marconi.policy.eviction import EvictionPolicy
+from sglang_marconi.replay.models import load_cost
+from sglang_marconi.replay.requests import TraceRequest
+from sglang_marconi.replay.server import replay
+from sglang_marconi.replay.simulator.cache import Budget, SimulatedCache
+from sglang_marconi.replay.simulator.policies import build_cache
+from sglang_marconi.replay.simulator.radix_cache import TwoPoolCache
+from sglang_marconi.replay.tokens import Tokens
+
+pytestmark = pytest.mark.server
+
+# Ids of ordinary tokens in the demo model's vocabulary.
+VOCABULARY = range(300, 1000)
+SESSIONS, TURNS = 6, 5
+# Fewer than the sessions leave behind: about 25 evictions of a state in a conversation's trace.
+STATES = 7
+ENOUGH_KV, SHORT_KV = 65536, 900
+
+
+@pytest.fixture(scope="module")
+def cost(model: Path) -> ModelCost:
+    return load_cost(str(model))
+
+
+@pytest.fixture(scope="module")
+def small(
+    request: pytest.FixtureRequest, model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalServer]:
+    """A server with few state slots and as many tokens as the test asks for.
+
+    It runs one request at a time, which holds one slot and no tracking slots beside it.
+    """
+    arguments = (
+        *("--radix-cache-backend", "marconi", "--enable-cache-report"),
+        *("--max-total-tokens", str(request.param), "--max-mamba-cache-size", str(STATES)),
+        *("--max-running-requests", "1"),
+        *("--mamba-radix-cache-strategy", "no_buffer", "--disable-overlap-schedule"),
+    )
+    log = tmp_path_factory.mktemp("log") / "small.log"
+    with LocalServer(model, *arguments, log_path=log) as server:
+        yield server
+
+
+def conversations(seed: int) -> list[TraceRequest]:
+    """Interleaved sessions over two system prompts, with replies that nobody recorded.
+
+    Nothing but system prompts and histories is shared: messages of different sessions start
+    with different tokens.
+    """
+    chooser = random.Random(seed)
+
+    def text(shortest: int, longest: int) -> list[int]:
+        return chooser.choices(range(len(VOCABULARY)), k=chooser.randint(shortest, longest))
+
+    systems = [text(40, 80), text(40, 80)]
+    openings = iter(chooser.sample(range(len(VOCABULARY)), SESSIONS))
+    said: dict[int, list[int]] = {}
+    order = [session for session in range(SESSIONS) for _ in range(TURNS)]
+    chooser.shuffle(order)
+    requests = []
+    for number, session in enumerate(order):
+        history = said.get(session, [])
+        new = text(15, 40) if history else [*systems[session % 2], next(openings), *text(15, 40)]
+        reply = text(8, 20)
+        prompt = history + new
+        requests.append(
+            TraceRequest(
+                session_id=str(session),
+                turn=order[:number].count(session),
+                arrival=float(number),
+                prompt=Tokens.plain(prompt),
+                reply=Tokens.plain(reply),
+                continues=len(history),
+            )
+        )
+        said[session] = prompt + reply
+    return requests
+
+
+def served(server: LocalServer, requests: Sequence[TraceRequest]) -> list[int]:
+    """What the server says it reused, on an empty cache and one request at a time."""
+    flush(server.url)
+    records = asyncio.run(
+        replay(server.url, requests, trace="test", concurrency=1, vocabulary=VOCABULARY)
+    )
+    assert [record.prompt_tokens for record in records] == [len(r.prompt) for r in requests]
+    return [record.hit_tokens for record in records]
+
+
+def simulated(cache: SimulatedCache, requests: Sequence[TraceRequest]) -> list[int]:
+    return [cache.serve(request) for request in requests]
+
+
+def two_pools(cost: ModelCost, kv_tokens: int) -> TwoPoolCache:
+    """The pools of a small server, by the number of slots and tokens."""
+    return TwoPoolCache(
+        cost,
+        EvictionPolicy(cost, alpha=DEFAULT_ALPHA),
+        state_bytes=STATES * cost.state_bytes,
+        kv_bytes=cost.kv_bytes(kv_tokens),
+    )
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_with_room_for_everything(marconi: LocalServer, cost: ModelCost, seed: int) -> None:
+    requests = conversations(seed)
+    cache = build_cache("auto", cost, Budget(10**9, state_share=0.5), requests)
+    expected = simulated(cache, requests)
+    assert cache.evictions == 0
+    assert sum(expected) > 0
+    assert served(marconi, requests) == expected
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("small", [ENOUGH_KV], indirect=True)
+def test_short_of_states(small: LocalServer, cost: ModelCost, seed: int) -> None:
+    requests = conversations(seed)
+    cache = two_pools(cost, ENOUGH_KV)
+    expected = simulated(cache, requests)
+    assert cache.evictions > 20
+    assert served(small, requests) == expected
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("small", [SHORT_KV], indirect=True)
+def test_short_of_states_and_kv(small: LocalServer, cost: ModelCost, seed: int) -> None:
+    """All requests agree but at most one in thirty, once KV has been evicted.
+
+    The server ends a node of the tree where a prompt ends, and evicts KV node by node as a
+    request grows; it finds a state slot before it finds room for KV; and a request holds KV of
+    its own for what it computes again, up to its branch point, until its prefill ends. The
+    simulator makes one node of a prompt and its reply, evicts KV before states, all of it
+    before it stores anything, and computes nothing twice. So it evicts leaves at other times,
+    and whole ones where the server gives up as much as it needs.
+    """
+    requests = conversations(seed)
+    cache = two_pools(cost, SHORT_KV)
+    expected = simulated(cache, requests)
+    assert cache.evictions > 35
+    agree = [a == b for a, b in zip(served(small, requests), expected, strict=True)]
+    assert all(agree[: _requests_until_kv_is_short(requests)])
+    assert sum(agree) >= len(requests) - 1
+
+
+def _requests_until_kv_is_short(requests: Sequence[TraceRequest]) -> int:
+    """How many requests at the start fit into the KV, even if they share nothing."""
+    held = accumulate(len(request.prompt) + len(request.reply) for request in requests)
+    return sum(tokens <= SHORT_KV for tokens in held)

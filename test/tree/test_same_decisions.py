@@ -1,0 +1,108 @@
+"""The same requests evict the same prefixes: on every rank, in every process."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import product
+
+import pytest
+from sglang.test.kits.unified_radix_cache.config import CacheConfig
+from sglang_marconi.cost import preset
+from sglang_marconi.policy.eviction import EvictionPolicy
+from tree_reference import PAGES_OF_FOUR, SINGLE_TOKENS, Evicted, Flight, Serving
+
+_ALPHAS = (0.0, 1.0)
+_SCENARIOS = tuple(product((SINGLE_TOKENS, PAGES_OF_FOUR), _ALPHAS))
+_STEPS = 150
+
+
+def new_serving(cfg: CacheConfig, alpha: float) -> Serving:
+    return Serving(cfg, EvictionPolicy(preset("paper-7b"), alpha=alpha))
+
+
+def work(serving: Serving, seed: int) -> Iterator[None]:
+    """Requests that share prefixes, some of them at once, and evictions between them."""
+    chooser = random.Random(seed)
+    page = serving.cfg.page_size
+    seen: list[list[int]] = []
+    for _ in range(_STEPS):
+        prompt = chooser.choice(seen)[: page * chooser.randrange(1, 10)] if seen else []
+        for _ in range(chooser.randrange(1, 5)):
+            prompt = [*prompt, *[1] * (page - 1), chooser.randrange(1, 4)]
+        flight = serving.begin(prompt[: 10 * page])
+        if flight is not None and flight.branch is not None:
+            serving.chunk(flight, flight.branch)
+        if flight is not None and chooser.random() < 0.8:
+            serving.chunk(flight, len(flight.prompt))
+        while serving.flights and chooser.random() < 0.7:
+            seen.append(end(serving, chooser))
+        if chooser.random() < 0.2:
+            serving.evict(tokens=chooser.randrange(3 * page), states=chooser.randrange(3))
+        yield
+
+
+def end(serving: Serving, chooser: random.Random) -> list[int]:
+    """One of the requests under way replies and ends; its tokens."""
+    flight: Flight = chooser.choice(serving.flights)
+    serving.decode(flight, chooser.choices([1, 2], k=chooser.randrange(6)))
+    if chooser.random() < 0.1:
+        serving.abort(flight)
+    else:
+        serving.finish(flight)
+    return flight.tokens
+
+
+def evictions(cfg: CacheConfig, alpha: float, seed: int) -> list[Evicted]:
+    serving = new_serving(cfg, alpha)
+    for _ in work(serving, seed):
+        pass
+    return serving.tree.evicted
+
+
+def assert_enough(evicted: list[Evicted]) -> None:
+    """There were decisions of both kinds to compare."""
+    assert sum(what.leaf for what in evicted) > 40
+    assert sum(not what.leaf for what in evicted) > 20
+
+
+@pytest.mark.parametrize("alpha", _ALPHAS)
+@pytest.mark.parametrize("cfg", [SINGLE_TOKENS, PAGES_OF_FOUR], ids=lambda cfg: cfg.label)
+def test_another_trees_work_changes_nothing(cfg: CacheConfig, alpha: float) -> None:
+    """It shifts node ids, SGLang's clock and where objects lie in memory."""
+    for seed in range(2):
+        alone = evictions(cfg, alpha, seed)
+        assert_enough(alone)
+        serving, another = new_serving(cfg, alpha), new_serving(SINGLE_TOKENS, 2.0)
+        elsewhere = work(another, seed + 100)
+        for step, _ in enumerate(work(serving, seed)):
+            for _ in range(step % 3):
+                next(elsewhere, None)
+        assert serving.tree.evicted == alone
+
+
+def test_two_processes_decide_alike() -> None:
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", __file__],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for hash_seed in ("1", "2")
+    ]
+    outputs = [process.communicate()[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    first, second = (json.loads(output.splitlines()[-1]) for output in outputs)
+    assert first == second
+    assert len(first) == len(_SCENARIOS)
+    for evicted in first:
+        assert_enough([Evicted(*what) for what in evicted])
+
+
+if __name__ == "__main__":
+    print(json.dumps([evictions(cfg, alpha, seed=0) for cfg, alpha in _SCENARIOS]))

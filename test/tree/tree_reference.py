@@ -1,0 +1,312 @@
+"""A cache on small pools, and requests that use it as SGLang's scheduler does, without a model."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+from unittest import mock
+
+from sglang.srt.managers.schedule_batch import FINISH_LENGTH, Req
+from sglang.srt.mem_cache.base_prefix_cache import (
+    EvictParams,
+    EvictResult,
+    InsertParams,
+    MatchPrefixParams,
+    MatchResult,
+    TreeLock,
+)
+from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+from sglang.srt.mem_cache.common import release_kv_cache
+from sglang.srt.mem_cache.radix_cache import RadixKey
+from sglang.srt.mem_cache.unified_cache import tree_core_registry
+from sglang.srt.mem_cache.unified_cache.components import ComponentType, EvictLayer
+from sglang.srt.sampling.sampling_params import SamplingParams
+from sglang.test.kits.unified_radix_cache import fixtures
+from sglang.test.kits.unified_radix_cache.config import CacheConfig
+from sglang.test.kits.unified_radix_cache.unified_tree_core_inspector import (
+    UnifiedTreeCoreInspector,
+)
+from sglang_marconi.cache import TREE_CORE
+from sglang_marconi.cache.radix_cache import MarconiRadixCache, choose_components
+from sglang_marconi.cache.tree_core import MarconiTreeCore
+from sglang_marconi.policy.eviction import EvictionPolicy
+
+FULL, MAMBA = ComponentType.FULL, ComponentType.MAMBA
+
+Tokens = tuple[int, ...]
+
+# A page of one token, and one of four with tracking slots. A prompt of 10 pages fills a
+# quarter of the KV, and there are fewer states than a few such prompts have branches.
+SINGLE_TOKENS = CacheConfig(
+    components=(FULL, MAMBA),
+    kv_size=40,
+    mamba_cache_size=8,
+    max_num_reqs=4,
+    max_context_len=64,
+    # What a slot holds is not looked at.
+    num_layers=2,
+    full_attention_layer_ids=(1,),
+    head_num=1,
+    head_dim=8,
+    mamba_intermediate_size=32,
+    mamba_state_size=4,
+)
+PAGES_OF_FOUR = replace(
+    SINGLE_TOKENS, page_size=4, enable_mamba_extra_buffer=True, kv_size=160, mamba_cache_size=16
+)
+
+
+class Evicted(NamedTuple):
+    """What left the tree: a node's state alone, or a leaf with its KV and state."""
+
+    leaf: bool
+    prefix: Tokens
+
+
+class WatchedTree(UnifiedTreeCoreInspector, MarconiTreeCore):
+    """Our tree, noting what is evicted from it, in order."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.evicted: list[Evicted] = []
+        super().__init__(*args, **kwargs)
+
+    def tokens(self, node: Any) -> Tokens:
+        """The whole prefix that ends at ``node``."""
+        tokens: Tokens = ()
+        while node is not self.root_node:
+            tokens = (*node.key.raw_token_ids(), *tokens)
+            node = node.parent
+        return tokens
+
+    def _evict_component_and_detach_lru(
+        self, node: Any, comp: Any, *args: Any, **kwargs: Any
+    ) -> tuple[int, int]:
+        # A leaf that goes loses its state in all layers.
+        if comp.component_type is MAMBA and kwargs["target"] is EvictLayer.DEVICE:
+            self.evicted.append(Evicted(False, self.tokens(node)))
+        return super()._evict_component_and_detach_lru(node, comp, *args, **kwargs)
+
+    def _remove_leaf_from_parent(self, node: Any) -> None:
+        self.evicted.append(Evicted(True, self.tokens(node)))
+        super()._remove_leaf_from_parent(node)
+
+
+def build_watched_cache(cfg: CacheConfig, policy: EvictionPolicy) -> tuple[Any, Any, Any]:
+    """A cache as SGLang's kits build it, with our components and a tree that is watched.
+
+    Returns the cache, its allocator of KV and its pool of requests and states.
+    """
+
+    def build(params: CacheInitParams) -> MarconiRadixCache:
+        choose_components(params, policy)
+        return MarconiRadixCache(params=params)
+
+    registry = {TREE_CORE: WatchedTree}
+    with (
+        mock.patch.dict(tree_core_registry._TREE_CORE_REGISTRY, registry),
+        mock.patch.multiple(
+            fixtures,
+            selected_tree_core_test_backend=lambda: TREE_CORE,
+            UnifiedRadixCache=build,
+            get_device=lambda: "cpu",
+        ),
+    ):
+        return fixtures.build_fixture(cfg)
+
+
+@dataclass
+class Flight:
+    """A request under way; it holds a row of KV slots, state slots and a lock."""
+
+    req: Req
+    prompt: list[int]
+    reply: list[int] = field(default_factory=list)
+    prefilled: bool = False
+
+    @property
+    def branch(self) -> int | None:
+        """Where the rest of its prefill should leave a checkpoint."""
+        at = self.req.mamba_branching_seqlen
+        passed = self.prefilled or (at is not None and at <= self.req.kv.cache_protected_len)
+        return None if passed else at
+
+    @property
+    def tokens(self) -> list[int]:
+        return self.prompt + self.reply
+
+
+class Serving:
+    """A cache and what a scheduler does with it; each method is one step of it.
+
+    A step that needs more room than can be made does nothing.
+    """
+
+    def __init__(self, cfg: CacheConfig, policy: EvictionPolicy) -> None:
+        self.cfg = cfg
+        self.cache, self.kv, self.pool = build_watched_cache(cfg, policy)
+        self.tree: WatchedTree = self.cache.tree_core
+        self.states = self.pool.mamba_allocator
+        self.tracking_slots = 2 if cfg.enable_mamba_extra_buffer else 0
+        self.flights: list[Flight] = []
+        self.locks: list[TreeLock] = []
+
+    # ---- the tree ----
+
+    def match(self, tokens: Sequence[int], req: Req | None = None) -> MatchResult:
+        """Look ``tokens`` up; for ``req``, with a copy of the state to resume from."""
+        key = RadixKey(array("q", tokens))
+        return self.cache.match_prefix(
+            MatchPrefixParams(key=key, req=req, cow_mamba=req is not None)
+        )
+
+    def insert(self, tokens: Sequence[int], slots: Any, state: Any | None) -> bool:
+        """Give the tree KV and maybe a state; whether it had that state already."""
+        value = slots[: len(tokens)]
+        result = self.cache.insert(
+            InsertParams(key=RadixKey(array("q", tokens)), value=value, mamba_value=state)
+        )
+        return bool(result.mamba_exist)
+
+    def lock(self, node_id: int, *, state: bool = True) -> TreeLock:
+        """Keep a node's KV, and its state, from being evicted."""
+        return self.cache.lock(node_id, () if state else (MAMBA,))
+
+    def unlock(self, lock: TreeLock) -> None:
+        self.cache.unlock(lock)
+
+    def evict(self, *, tokens: int = 0, states: int = 0) -> EvictResult:
+        return self.cache.evict(EvictParams(num_tokens=tokens, mamba_num=states))
+
+    def room_for_states(self, count: int) -> bool:
+        """Evict states until ``count`` slots are free, if that can be."""
+        short = count - self.states.available_size()
+        if short > self.cache.mamba_evictable_size():
+            return False
+        if short > 0:
+            self.evict(states=short)
+        return True
+
+    def room_for_kv(self, count: int) -> bool:
+        """Evict leaves until ``count`` KV slots are free, if that can be."""
+        short = count - self.kv.available_size()
+        if short > self.cache.full_evictable_size():
+            return False
+        if short > 0:
+            self.evict(tokens=short)
+        return True
+
+    def put(self, tokens: Sequence[int], *, state: bool) -> None:
+        """Put a sequence into the tree in one go."""
+        if not (self.room_for_kv(len(tokens)) and self.room_for_states(state)):
+            return
+        slots = self.kv.alloc(len(tokens))
+        slot = self.states.alloc(1) if state else None
+        had_it = self.insert(tokens, slots, slot)
+        whole = len(tokens) // self.cfg.page_size * self.cfg.page_size
+        self.kv.free(slots[whole:])
+        if state and (had_it or not whole):
+            self.states.free(slot)
+
+    def hold(self, tokens: Sequence[int], *, state: bool) -> None:
+        """Lock the node at which ``tokens`` would resume."""
+        self.locks.append(self.lock(self.match(tokens).last_device_node, state=state))
+
+    # ---- requests ----
+
+    def begin(self, prompt: Sequence[int], *, evict_in_match: bool = False) -> Flight | None:
+        """Admit a request: match, lock, and room for its KV and states.
+
+        ``evict_in_match``: leave it to the match to find a slot for the state it copies.
+        """
+        if len(self.flights) == self.cfg.max_num_reqs:
+            return None
+        slots = 1 + self.tracking_slots
+        spare = self.states.available_size() > 0 or self.cache.mamba_evictable_size() > 1
+        if not (spare if evict_in_match else self.room_for_states(slots)):
+            return None
+        req = Req(
+            rid="request",
+            origin_input_text="",
+            origin_input_ids=array("q", prompt),
+            sampling_params=SamplingParams(temperature=0, max_new_tokens=1),
+        )
+        req.full_untruncated_fill_ids = array("q", prompt)
+        req.extra_key = None
+        # The last token is computed anew: it gives the first logits.
+        match = self.match(prompt[:-1], req)
+        start = match.device_prefix_len
+        req.last_node = match.last_device_node
+        req.mamba_branching_seqlen = match.mamba_branching_seqlen
+        req.lock = self.lock(req.last_node)
+        slots -= req.kv.holds_mamba
+        need = len(prompt) - start
+        if not (self.room_for_states(slots) and self.room_for_kv(need)):
+            self.unlock(req.lock)
+            release_kv_cache(req, self.cache, checkpoint=False)
+            return None
+        self.pool.alloc([req])
+        row = req.kv.req_pool_idx
+        self.pool.write((row, slice(0, start)), self.cache.path_device_indices(req.last_node))
+        self.pool.write((row, slice(start, len(prompt))), self.kv.alloc(need))
+        req.kv.kv_committed_len = req.kv.kv_allocated_len = len(prompt)
+        req.kv.cache_protected_len = start
+        flight = Flight(req, list(prompt))
+        self.flights.append(flight)
+        return flight
+
+    def chunk(self, flight: Flight, up_to: int) -> None:
+        """A pass of the prefill has ended after ``up_to`` tokens."""
+        self.cache.checkpoint(flight.req, up_to=up_to)
+        flight.prefilled = up_to == len(flight.prompt)
+
+    def decode(self, flight: Flight, reply: Sequence[int]) -> None:
+        """The reply goes on by as much as there is room for."""
+        reply = list(reply)[: self.cfg.max_context_len - len(flight.tokens)]
+        if not self.room_for_kv(len(reply)):
+            return
+        kv = flight.req.kv
+        end = kv.kv_committed_len + len(reply)
+        self.pool.write(
+            (kv.req_pool_idx, slice(kv.kv_committed_len, end)), self.kv.alloc(len(reply))
+        )
+        kv.kv_committed_len = kv.kv_allocated_len = end
+        flight.reply += reply
+        flight.req.output_ids.extend(reply)
+
+    def finish(
+        self,
+        flight: Flight,
+        *,
+        unwanted: int = 0,
+        tracked: int | None = None,
+        tracked_before: int | None = None,
+    ) -> None:
+        """The request ends; the last ``unwanted`` tokens of its reply are past a stop.
+
+        ``tracked`` and ``tracked_before``: the prefixes whose states are in tracking slots.
+        """
+        req = flight.req
+        req.finished_reason = FINISH_LENGTH(length=0)
+        if unwanted:
+            req.finished_len = len(flight.reply) - unwanted
+        req.kv.mamba_last_track_seqlen = tracked
+        req.kv.mamba_prev_track_seqlen = tracked_before
+        release_kv_cache(req, self.cache, checkpoint=True)
+        self.flights.remove(flight)
+
+    def abort(self, flight: Flight) -> None:
+        """The request ends and leaves nothing."""
+        release_kv_cache(flight.req, self.cache, checkpoint=False)
+        self.flights.remove(flight)
+
+    def flush(self) -> None:
+        """Forget everything, as SGLang does once no request is under way."""
+        for flight in list(self.flights):
+            self.abort(flight)
+        while self.locks:
+            self.unlock(self.locks.pop())
+        self.cache.reset()
+        self.pool.clear()
+        self.kv.clear()
