@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 T = TypeVar("T")
 
 _INITIAL_ROWS = 64
+# Utilities that differ by no more of what recency spans are equal, but for rounding.
+_TIE = 1e-9
 
 
 class _Column:
@@ -112,7 +114,9 @@ class CandidateTable(Generic[T]):
 
         Utility is ``recency + alpha * efficiency``, both min-max normalised over the
         candidates (Marconi, arXiv 2411.19379, section 4.2); a term that is the same for
-        all of them counts as 0.
+        all of them counts as 0. Of equally useful ones the one used longest ago goes: of two
+        candidates of which one is more recent and the other more efficient, alpha 1 makes
+        both equally useful.
         """
         rows = len(self._owners)
         recency = self._recency.values[:rows]
@@ -121,10 +125,14 @@ class CandidateTable(Generic[T]):
         if not span:
             return self._owners[recency.argmin()]
         # Where all are equally recent, efficiency decides alone, at any weight.
-        weight = alpha * (self._recency.span(rows) or 1.0) / span
-        score = np.multiply(self._efficiency.values[:rows], weight, self._score[:rows])
+        unit = self._recency.span(rows) or 1.0
+        score = np.multiply(self._efficiency.values[:rows], alpha * unit / span, self._score[:rows])
         score += recency
-        return self._owners[score.argmin()]
+        least = score.argmin()
+        tied = (score <= score[least] + _TIE * unit).nonzero()[0]
+        if len(tied) > 1:
+            least = tied[recency[tied].argmin()]
+        return self._owners[least]
 
     def _grow(self) -> None:
         rows = 2 * len(self._score)

@@ -12,7 +12,7 @@ from sglang_marconi.policy.candidates import CandidateTable
 from sglang_marconi.policy.eviction import SharedBudgetEviction
 from sglang_marconi.policy.ledger import PrefixNode
 from sglang_marconi.replay.requests import TraceRequest
-from sglang_marconi.replay.simulator.radix_cache import SharedBudgetCache
+from sglang_marconi.replay.simulator.shared_budget import SharedBudgetCache
 from sglang_marconi.replay.simulator.tree import RadixTree, TreeNode
 from sglang_marconi.replay.tokens import Tokens
 

@@ -11,8 +11,9 @@ from sglang_marconi.replay.requests import TraceRequest
 from sglang_marconi.replay.simulator.block_cache import BlockCache
 from sglang_marconi.replay.simulator.cache import Budget, SimulatedCache
 from sglang_marconi.replay.simulator.foresight import ClairvoyantCache
-from sglang_marconi.replay.simulator.radix_cache import SharedBudgetCache, TwoPoolCache
+from sglang_marconi.replay.simulator.shared_budget import SharedBudgetCache
 from sglang_marconi.replay.simulator.tuned_cache import TunedCache
+from sglang_marconi.replay.simulator.two_pools import TwoPoolCache
 
 UNLIMITED = "unlimited"
 NAMES = {

@@ -6,7 +6,7 @@ from sglang_marconi.cost import ModelCost
 from sglang_marconi.policy.eviction import SharedBudgetEviction
 from sglang_marconi.replay.requests import TraceRequest
 from sglang_marconi.replay.simulator.cache import SimulatedCache
-from sglang_marconi.replay.simulator.radix_cache import SharedBudgetCache
+from sglang_marconi.replay.simulator.shared_budget import SharedBudgetCache
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 WINDOW = 5

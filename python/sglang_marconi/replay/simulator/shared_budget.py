@@ -1,0 +1,76 @@
+"""States and KV in one budget, as the paper's evaluation has them."""
+
+from __future__ import annotations
+
+from sglang_marconi.cost import ModelCost
+from sglang_marconi.policy.eviction import SharedBudgetEviction
+from sglang_marconi.replay.requests import TraceRequest
+from sglang_marconi.replay.simulator.radix_cache import RadixCache
+from sglang_marconi.replay.simulator.tree import TreeNode
+from sglang_marconi.replay.tokens import Tokens
+
+
+class SharedBudgetCache(RadixCache):
+    """Makes room for all that a request leaves before it stores any of it.
+
+    Nothing on the request's own path loses its KV for that. ``total_bytes`` of ``None``: no
+    bound.
+    """
+
+    policy: SharedBudgetEviction
+
+    def __init__(
+        self, cost: ModelCost, policy: SharedBudgetEviction, total_bytes: int | None
+    ) -> None:
+        super().__init__(cost, policy)
+        self._total = total_bytes
+
+    def serve(self, request: TraceRequest) -> int:
+        match = self._match(request.prompt)
+        sequence = request.prompt + request.reply
+        end = len(request.prompt) + max(len(request.reply) - 1, 0)
+        walk = self._tree.walk(sequence, end)
+        known = walk.partial or (walk.path[-1] if walk.path else self._tree.root)
+        self._hold(known, *([match.resumed] if match.resumed is not None else []))
+        self._keep(sequence, end, self._edge_bytes(walk.shared, end), match.branch)
+        self._release()
+        self._note_peak()
+        return match.hit
+
+    def _keep(self, sequence: Tokens, end: int, kv_bytes: int, branch: TreeNode | None) -> None:
+        """Store what fits of: the request's KV, the state at its end, the one at its branch."""
+        wanted = 1 if branch is None else 2
+        states = next((n for n in range(wanted, -1, -1) if self._make_room(n, kv_bytes)), None)
+        if states is None:
+            return
+        if branch is not None and states == wanted:
+            self.policy.tick()
+            self._store_state(branch)
+        # The live cache inserts a prompt when its prefill ends, and its reply at the end.
+        self.policy.tick()
+        node = self._insert(sequence, end)
+        if states:
+            self._store_state(node)
+
+    def _make_room(self, states: int, kv_bytes: int) -> bool:
+        """Evict until so much is free.
+
+        False, and nothing is evicted, where what the request holds leaves too little; false
+        also where nothing more can go.
+        """
+        if self._total is None:
+            return True
+        free = self._total - states * self.cost.state_bytes - kv_bytes
+        held_states = sum(node.prefix.has_state for node in self._locked)
+        held = held_states * self.cost.state_bytes + self._edge_bytes(0, self._held.depth)
+        if held > free:
+            return False
+        while self.state_bytes_held + self.kv_bytes_held > free:
+            victim = self.policy.least_useful()
+            if victim is None:
+                return False
+            if victim.leaf_offered:
+                self._evict_leaf(victim)
+            else:
+                self._evict_state(victim)
+        return True

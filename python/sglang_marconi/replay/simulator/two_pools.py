@@ -1,0 +1,92 @@
+"""States and KV in a pool each, used step by step as the live cache does."""
+
+from __future__ import annotations
+
+from sglang_marconi.cost import ModelCost
+from sglang_marconi.policy.eviction import EvictionPolicy
+from sglang_marconi.replay.requests import TraceRequest
+from sglang_marconi.replay.simulator.radix_cache import RadixCache
+from sglang_marconi.replay.simulator.tree import TreeNode
+from sglang_marconi.replay.tokens import Tokens
+
+
+class TwoPoolCache(RadixCache):
+    """A pool of state slots and a pool of KV, which cannot lend to each other.
+
+    A request takes a slot when it is admitted and KV for what it computes: up to its branch
+    point, where its state joins the tree and it goes on in another slot, then to the end of
+    its prompt, then for its reply. What it computes again of what the tree holds takes KV too,
+    until it is inserted. It keeps in use what it resumed from, then what it inserted last.
+    """
+
+    policy: EvictionPolicy
+
+    def __init__(
+        self, cost: ModelCost, policy: EvictionPolicy, *, state_bytes: int, kv_bytes: int
+    ) -> None:
+        super().__init__(cost, policy)
+        self._slots = state_bytes // cost.state_bytes
+        self._kv_pool = kv_bytes
+        # What the running request has taken beside the tree.
+        self._own_slots = 0
+        self._own_kv_bytes = 0
+
+    def serve(self, request: TraceRequest) -> int:
+        match = self._match(request.prompt)
+        self._hold(match.resumed or self._tree.root)
+        if self._take_slot():
+            self._run(request, match.hit, match.branch)
+        self._own_slots = self._own_kv_bytes = 0
+        self._release()
+        self._note_peak()
+        return match.hit
+
+    def _run(self, request: TraceRequest, hit: int, branch: TreeNode | None) -> None:
+        """A request that finds no room for its KV ends there, as one that was aborted."""
+        sequence = request.prompt + request.reply
+        prompt, at = len(request.prompt), hit
+        if branch is not None:
+            at = branch.depth
+            if not self._take_kv(hit, at):
+                return
+            stored = self._take_slot()
+            node = self._enter(sequence, at)
+            if stored:
+                self._give_state(node)
+            self._hold(node)
+        if not self._take_kv(at, prompt):
+            return
+        self._hold(self._enter(sequence, prompt))
+        end = prompt + max(len(request.reply) - 1, 0)
+        if self._take_kv(prompt, end):
+            self._give_state(self._enter(sequence, end))
+
+    def _enter(self, sequence: Tokens, depth: int) -> TreeNode:
+        """Insert what was computed: its KV is the tree's, or a duplicate and given back."""
+        self._own_kv_bytes = 0
+        return self._insert(sequence, depth)
+
+    def _give_state(self, node: TreeNode) -> None:
+        self._own_slots -= 1
+        self._store_state(node)
+
+    def _take_slot(self) -> bool:
+        """Take a free state slot, evicting for it; false where all are in use."""
+        held = self.state_bytes_held // self.cost.state_bytes
+        if held + self._own_slots >= self._slots:
+            victim = self.policy.least_useful_state()
+            if victim is None:
+                return False
+            self._evict_state(victim)
+        self._own_slots += 1
+        return True
+
+    def _take_kv(self, start: int, end: int) -> bool:
+        """Take KV for tokens ``[start, end)``, evicting for it; false where none is left."""
+        self._own_kv_bytes += self._edge_bytes(start, end)
+        while self.kv_bytes_held + self._own_kv_bytes > self._kv_pool:
+            leaf = self.policy.least_useful_leaf()
+            if leaf is None:
+                return False
+            self._evict_leaf(leaf)
+        return True
