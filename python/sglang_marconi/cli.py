@@ -20,6 +20,7 @@ from sglang_marconi.replay.generators import names as workload_names
 from sglang_marconi.replay.latency import LatencyProfile, LatencyProfileError
 from sglang_marconi.replay.models import ModelSpecError, load_cost
 from sglang_marconi.replay.page import write_report
+from sglang_marconi.replay.paper import run_paper
 from sglang_marconi.replay.records import run_record
 from sglang_marconi.replay.requests import TraceRequest
 from sglang_marconi.replay.results import RequestRecord, RunRecord, write_records
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sglang-marconi", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_replay(commands.add_parser("replay", help="what a cache would reuse of a trace"))
+    _add_paper(commands.add_parser("paper", help="run the paper's evaluation again"))
     report = commands.add_parser("report", help="draw the plots and the page of a replay again")
     report.add_argument("folder", type=Path, help="what `replay --report` wrote")
     report.set_defaults(command=_report)
@@ -136,6 +138,38 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs", type=_count, default=os.cpu_count() or 1, help="processes; default: all cores"
     )
+
+
+def _add_paper(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_paper)
+    parser.add_argument("--out", type=Path, default=Path("paper"), help="default: %(default)s")
+    parser.add_argument(
+        "--quick", action="store_true", help="a small part of the grid, in under a minute"
+    )
+    parser.add_argument(
+        "--traces", metavar="TRACE", nargs="+", help="files or workloads instead of the paper's"
+    )
+    parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json, for traces of text")
+    parser.add_argument(
+        "--latency", type=Path, help="JSON array of [tokens computed, seconds to first token]"
+    )
+    parser.add_argument(
+        "--jobs", type=_count, default=os.cpu_count() or 1, help="processes; default: all cores"
+    )
+
+
+def _paper(args: argparse.Namespace) -> None:
+    traces = [load_trace(spec, tokenizer=args.tokenizer) for spec in args.traces or ()]
+    with progress_bar() as progress:
+        page = run_paper(
+            args.out,
+            quick=args.quick,
+            workers=args.jobs,
+            progress=progress,
+            traces=traces or None,
+            latency=LatencyProfile.read(args.latency) if args.latency else None,
+        )
+    print(page)
 
 
 def _replay(args: argparse.Namespace) -> None:

@@ -20,6 +20,8 @@ from sglang_marconi.policy.ledger import PrefixLedger, PrefixNode
 
 _STATE_BYTES = 100
 _TOKENS = token_length_cost(state_bytes=_STATE_BYTES, kv_bytes_per_token=1)
+# A leaf's KV takes more than its state.
+_SMALL_STATES = token_length_cost(state_bytes=1, kv_bytes_per_token=1)
 
 
 Policy = TypeVar("Policy", bound=PrefixLedger)
@@ -76,6 +78,19 @@ class NamedTree(Generic[Policy]):
     def name(self, victim: PrefixNode | None) -> str | None:
         return None if victim is None else self._names[victim.handle]
 
+    def drain(self, choose: Callable[[], str | None], evict: Callable[[str], None]) -> list[str]:
+        """Evict what is chosen until nothing is; the names in order."""
+        order: list[str] = []
+        while (name := choose()) is not None:
+            # Each node goes once, or twice where its state goes first.
+            assert order.count(name) < 2
+            evict(name)
+            order.append(name)
+        return order
+
+    def drop(self, name: str) -> None:
+        self.policy.drop_state(self.nodes[name])
+
 
 class Grove(NamedTree[EvictionPolicy]):
     """A tree whose states and KV are in pools of their own."""
@@ -93,19 +108,11 @@ class Grove(NamedTree[EvictionPolicy]):
 
     def evict_states(self) -> list[str]:
         """Evict every state that may be; their names in order."""
-        order = []
-        while (name := self.next_state()) is not None:
-            self.policy.drop_state(self.nodes[name])
-            order.append(name)
-        return order
+        return self.drain(self.next_state, self.drop)
 
     def evict_leaves(self) -> list[str]:
         """Evict every leaf that may be, and those that become leaves; their names in order."""
-        order = []
-        while (name := self.next_leaf()) is not None:
-            self.remove(name)
-            order.append(name)
-        return order
+        return self.drain(self.next_leaf, self.remove)
 
 
 class SharedGrove(NamedTree[SharedBudgetEviction]):
@@ -116,14 +123,11 @@ class SharedGrove(NamedTree[SharedBudgetEviction]):
 
     def evict(self) -> list[str]:
         """Evict all that may be; the names in order, a node's twice if its state went first."""
-        order = []
-        while (name := self.next()) is not None:
-            if self.nodes[name].children:
-                self.policy.drop_state(self.nodes[name])
-            else:
-                self.remove(name)
-            order.append(name)
-        return order
+        return self.drain(self.next, self.drop_or_remove)
+
+    def drop_or_remove(self, name: str) -> None:
+        evict = self.drop if self.nodes[name].children else self.remove
+        evict(name)
 
 
 # ---- states: which rank ----
@@ -703,7 +707,7 @@ def assert_least_useful(
             utility += alpha * (worth - min(worths)) / worth_span
         return utility
 
-    # The policy scales without shifting first, which rounds at the values' own size.
+    # The policy adds both as they are, not from 0 on: it rounds at their own size.
     rounding = 2.0**-50 * (
         (max(recencies) / recency_span if recency_span else 0.0)
         + (alpha * max(worths) / worth_span if worth_span else 0.0)
@@ -719,8 +723,8 @@ class EventsMachine(RuleBasedStateMachine):
 
     @initialize(
         kind=st.integers(0, 1),
-        cost=st.sampled_from([_TOKENS, preset("paper-7b")]),
-        alpha=st.sampled_from([0.0, 0.5, 2.0]),
+        cost=st.sampled_from([_SMALL_STATES, preset("paper-7b")]),
+        alpha=st.sampled_from([0.0, 0.5, 2.0, 50.0]),
         outgrown_first=st.booleans(),
         nodes=st.lists(
             st.tuples(st.integers(0, 30), st.integers(1, 5), st.booleans()),
@@ -1022,7 +1026,9 @@ def test_the_same_events_give_the_same_victims(
     assert _victims(leaves, alpha, []) == _victims(leaves, alpha, [object() for _ in range(99)])
 
 
-def _victims(leaves: list[tuple[int, int, bool]], alpha: float, _elsewhere: list[object]) -> Any:
+def _victims(
+    leaves: list[tuple[int, int, bool]], alpha: float, _elsewhere: list[object]
+) -> tuple[list[int], list[int]]:
     """The handles of states, then of leaves; other objects move the nodes in memory."""
     policy = EvictionPolicy(_TOKENS, alpha=alpha)
     nodes = [policy.root]
@@ -1034,11 +1040,14 @@ def _victims(leaves: list[tuple[int, int, bool]], alpha: float, _elsewhere: list
     for node in nodes[1:]:
         if not node.children:
             policy.offer_leaf(node)
-    states, freed = [], []
+    states: list[int] = []
+    freed: list[int] = []
     while (victim := policy.least_useful_state()) is not None:
+        assert victim.handle not in states
         policy.drop_state(victim)
         states.append(victim.handle)
     while (victim := policy.least_useful_leaf()) is not None:
+        assert victim.handle not in freed
         policy.remove(victim)
         freed.append(victim.handle)
         if victim.parent is not policy.root and not victim.parent.children:

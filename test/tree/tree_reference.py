@@ -1,9 +1,9 @@
-"""A cache on small pools, and requests that use it as SGLang's scheduler does, without a model."""
+"""A cache that requests use as SGLang's scheduler does, and dicts of what it must then hold."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 from unittest import mock
@@ -31,11 +31,15 @@ from sglang.test.kits.unified_radix_cache.unified_tree_core_inspector import (
 from sglang_marconi.cache import TREE_CORE
 from sglang_marconi.cache.radix_cache import MarconiRadixCache, choose_components
 from sglang_marconi.cache.tree_core import MarconiTreeCore
+from sglang_marconi.cost import ModelCost
 from sglang_marconi.policy.eviction import EvictionPolicy
 
 FULL, MAMBA = ComponentType.FULL, ComponentType.MAMBA
 
 Tokens = tuple[int, ...]
+
+# What a use adds to the policy's clock, which an insertion moves on to the next whole number.
+_USE = 2.0**-20
 
 # A page of one token, and one of four with tracking slots. A prompt of 10 pages fills a
 # quarter of the KV, and there are fewer states than a few such prompts have branches.
@@ -310,3 +314,222 @@ class Serving:
         self.cache.reset()
         self.pool.clear()
         self.kv.clear()
+
+
+@dataclass
+class Prefix:
+    """A node of the tree; times are insertions, uses in between count as parts of one."""
+
+    last_use: float
+    slot: int | None = None
+    # When its first child was inserted, and whether there ever were two.
+    grown_at: float = -1.0
+    branched: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A candidate for eviction."""
+
+    rank: int
+    recency: float
+    efficiency: float
+
+
+class Expected:
+    """What the tree must hold, by prefix; what that implies is worked out when asked for."""
+
+    def __init__(self, page: int, cost: ModelCost, *, alpha: float, outgrown_first: bool) -> None:
+        self.page = page
+        self.cost = cost
+        self.alpha = alpha
+        self.outgrown_first = outgrown_first
+        self.clear()
+
+    def clear(self) -> None:
+        self.now = 0.0
+        self.nodes: dict[Tokens, Prefix] = {}
+        # The KV slots of the last page of each prefix of whole pages.
+        self.kv: dict[Tokens, list[int]] = {}
+        # Locked prefixes, and whether the state there is locked, too.
+        self.locks: list[tuple[Tokens, bool]] = []
+
+    # ---- shape ----
+
+    def whole(self, tokens: Iterable[int]) -> Tokens:
+        """As much of ``tokens`` as fills pages."""
+        tokens = tuple(tokens)
+        return tokens[: len(tokens) // self.page * self.page]
+
+    def above(self, prefix: Tokens) -> list[Tokens]:
+        """The nodes on the path to ``prefix``, without it, the deepest first."""
+        starts = (prefix[:end] for end in range(len(prefix) - self.page, 0, -self.page))
+        return [start for start in starts if start in self.nodes]
+
+    def parent(self, prefix: Tokens) -> Tokens:
+        return next(iter(self.above(prefix)), ())
+
+    def children(self, prefix: Tokens) -> list[Tokens]:
+        return [node for node in self.nodes if self.parent(node) == prefix]
+
+    def shared(self, tokens: Iterable[int]) -> Tokens:
+        """The longest start of ``tokens`` that the tree has KV of."""
+        shared = self.whole(tokens)
+        while shared and shared not in self.kv:
+            shared = shared[: -self.page]
+        return shared
+
+    def resumable(self, tokens: Iterable[int]) -> Tokens:
+        """The longest start of ``tokens`` that has a state."""
+        shared = self.shared(tokens)
+        path = [*([shared] if shared in self.nodes else []), *self.above(shared)]
+        return next((node for node in path if self.nodes[node].slot is not None), ())
+
+    # ---- what happens ----
+
+    def split(self, shared: Tokens) -> None:
+        """A node ends where the shared prefix does."""
+        if shared and shared not in self.nodes:
+            below = min((node for node in self.nodes if node[: len(shared)] == shared), key=len)
+            self.nodes[shared] = Prefix(self.nodes[below].last_use)
+
+    def use(self, prefix: Tokens) -> None:
+        self.now += _USE
+        self.nodes[prefix].last_use = self.now
+
+    def match(self, tokens: Iterable[int]) -> tuple[Tokens, Tokens, int | None]:
+        """The prefix to resume from, the one that is shared, and the branch to keep."""
+        shared, best = self.shared(tokens), self.resumable(tokens)
+        self.split(shared)
+        if best:
+            self.use(best)
+        branches = bool(shared) and (bool(self.children(shared)) or self.holds_kv(shared))
+        return best, shared, len(shared) if branches and shared != best else None
+
+    def insert(self, tokens: Iterable[int], slots: Sequence[int], state: int | None) -> bool:
+        """KV in ``slots``, and a state; whether there was one already."""
+        self.now = float(int(self.now) + 1)
+        tokens = self.whole(tokens)
+        if not tokens:
+            return True
+        shared = self.shared(tokens)
+        self.split(shared)
+        if shared != tokens:
+            if shared:
+                parent = self.nodes[shared]
+                if self.children(shared):
+                    parent.branched = True
+                else:
+                    parent.grown_at = self.now
+            self.nodes[tokens] = Prefix(self.now)
+            for start in range(len(shared), len(tokens), self.page):
+                end = start + self.page
+                self.kv[tokens[:end]] = list(slots[start:end])
+        if state is None:
+            return False
+        node = self.nodes[tokens]
+        had_it = node.slot is not None
+        if not had_it:
+            node.slot = state
+        self.use(tokens)
+        return had_it
+
+    def evict(self, what: Evicted) -> int:
+        """Take it out; the KV slots that this frees."""
+        if not what.leaf:
+            self.nodes[what.prefix].slot = None
+            return 0
+        freed = self.slots(what.prefix)
+        del self.nodes[what.prefix]
+        for end in range(len(what.prefix), len(what.prefix) - len(freed), -self.page):
+            del self.kv[what.prefix[:end]]
+        return len(freed)
+
+    def slots(self, prefix: Tokens, *, whole: bool = False) -> list[int]:
+        """The KV slots of a node, or of the whole path to it."""
+        start = 0 if whole else len(self.parent(prefix))
+        ends = range(start + self.page, len(prefix) + 1, self.page)
+        return [slot for end in ends for slot in self.kv[prefix[:end]]]
+
+    # ---- what may be evicted ----
+
+    def holds_kv(self, prefix: Tokens) -> bool:
+        return any(locked[: len(prefix)] == prefix for locked, _ in self.locks)
+
+    def holds_state(self, prefix: Tokens) -> bool:
+        return (prefix, True) in self.locks
+
+    def saved_flops(self, prefix: Tokens) -> float:
+        starts = (len(node) for node in self.above(prefix) if self.nodes[node].slot is not None)
+        return self.cost.prefill_flops(next(starts, 0), len(prefix))
+
+    def states(self) -> dict[Tokens, Row]:
+        """The states that may go."""
+        return {
+            prefix: Row(
+                self.state_rank(prefix),
+                node.last_use,
+                self.saved_flops(prefix) / self.cost.state_bytes,
+            )
+            for prefix, node in self.nodes.items()
+            if node.slot is not None and not self.holds_state(prefix)
+        }
+
+    def state_rank(self, prefix: Tokens) -> int:
+        node, children = self.nodes[prefix], len(self.children(prefix))
+        outgrown = children == 1 and not node.branched and node.grown_at > node.last_use
+        if outgrown and self.outgrown_first:
+            return 0
+        running_below = any(
+            state and locked[: len(prefix)] == prefix != locked for locked, state in self.locks
+        )
+        return (3 if children > 1 else 1) + running_below
+
+    def leaves(self) -> dict[Tokens, Row]:
+        """The leaves whose KV may go."""
+        rows = {}
+        for prefix, node in self.nodes.items():
+            if self.children(prefix) or self.holds_kv(prefix):
+                continue
+            if node.slot is None:
+                rows[prefix] = Row(0, node.last_use, 0.0)
+                continue
+            kept = (
+                len(above)
+                for above in self.above(prefix)
+                if self.nodes[above].slot is not None or len(self.children(above)) > 1
+            )
+            held = self.cost.state_bytes + self.cost.kv_bytes(len(prefix) - next(kept, 0))
+            rows[prefix] = Row(1, node.last_use, self.saved_flops(prefix) / held)
+        return rows
+
+    def assert_least_useful(self, victim: Tokens, rows: dict[Tokens, Row]) -> None:
+        assert victim in rows
+        lowest = min(row.rank for row in rows.values())
+        assert rows[victim].rank == lowest
+        peers = [row for row in rows.values() if row.rank == lowest]
+        recency, recency_span = _range(row.recency for row in peers)
+        if self.alpha == 0:
+            assert rows[victim].recency == recency
+            return
+        efficiency, efficiency_span = _range(row.efficiency for row in peers)
+
+        def utility(row: Row) -> float:
+            terms = (row.recency - recency) / recency_span if recency_span else 0.0
+            if efficiency_span:
+                terms += self.alpha * (row.efficiency - efficiency) / efficiency_span
+            return terms
+
+        # The policy adds both as they are, not from 0 on: it rounds at their own size.
+        rounding = 2.0**-50 * (
+            ((recency + recency_span) / recency_span if recency_span else 0.0)
+            + (self.alpha * (efficiency / efficiency_span + 1) if efficiency_span else 0.0)
+        )
+        least = min(utility(row) for row in peers)
+        assert utility(rows[victim]) <= least + 1e-9 * max(1.0, least) + rounding
+
+
+def _range(values: Iterable[float]) -> tuple[float, float]:
+    """The least value, and how far above it the greatest is."""
+    values = list(values)
+    return min(values), max(values) - min(values)
