@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import count
+from itertools import count, permutations
 from typing import Any
 
 import pytest
@@ -197,13 +197,10 @@ def test_a_large_weight_on_efficiency_leaves_recency_no_say(rows: dict[float, fl
 
 
 def test_of_equally_useful_candidates_the_older_goes() -> None:
-    # Normalised, one is worth 0 + 1 and the other 1 + 0.
-    for rows in ([(3.0, 0.7), (1.0, 0.9)], [(1.0, 0.9), (3.0, 0.7)]):
-        table = table_of(rows)
-        assert rows[table.least_useful(1.0)] == (1.0, 0.9)
-    # 0 + 0.9, 0.45 + 0.45 and 1 + 0, which differ by rounding only at alpha 0.9.
-    between = [(100.0, 1.0), (55.0, 10.5 - 0.5), (10.0, 19.0)]
-    assert table_of(between).least_useful(0.9) == 2
+    # Normalised, recency and efficiency add up to 1; 0.1 and the like round differently.
+    rows = [(7.0, 0.1), (5.0, 0.3), (4.0, 0.4), (1.0, 0.7)]
+    for order in permutations(rows):
+        assert order[table_of(order).least_useful(1.0)] == (1.0, 0.7)
 
 
 @pytest.mark.parametrize("rows", [_FIRST_ROWS - 1, _FIRST_ROWS, _FIRST_ROWS + 1, 1000])

@@ -24,6 +24,9 @@ _TOKENS = token_length_cost(state_bytes=_STATE_BYTES, kv_bytes_per_token=1)
 _SMALL_STATES = token_length_cost(state_bytes=1, kv_bytes_per_token=1)
 
 
+# Utilities that differ by less are equal.
+_TIE = 1e-9
+
 Policy = TypeVar("Policy", bound=PrefixLedger)
 
 
@@ -684,24 +687,20 @@ Candidate = tuple[int, float, float]
 def assert_least_useful(
     victim: NaiveNode | None, candidates: dict[NaiveNode, Candidate], alpha: float
 ) -> None:
-    """``candidates``: their rank, recency and efficiency."""
+    """``candidates``: their rank, recency and efficiency. Of equal ones, the older is less so."""
     if victim is None:
         assert not candidates
         return
     lowest = min(rank for rank, _, _ in candidates.values())
     assert victim in candidates
     assert candidates[victim][0] == lowest
-    peers = {node: row[1:] for node, row in candidates.items() if row[0] == lowest}
-    recencies = [recency for recency, _ in peers.values()]
-    worths = [worth for _, worth in peers.values()]
-    if alpha == 0:
-        assert peers[victim][0] == min(recencies)
-        return
-    recency_span = max(recencies) - min(recencies)
-    worth_span = max(worths) - min(worths)
+    peers = [row for row in candidates.values() if row[0] == lowest]
+    recencies = [recency for _, recency, _ in peers]
+    worths = [worth for _, _, worth in peers]
+    recency_span, worth_span = max(recencies) - min(recencies), max(worths) - min(worths)
 
-    def utility(row: tuple[float, float]) -> float:
-        recency, worth = row
+    def utility(row: Candidate) -> float:
+        _, recency, worth = row
         utility = (recency - min(recencies)) / recency_span if recency_span else 0.0
         if worth_span:
             utility += alpha * (worth - min(worths)) / worth_span
@@ -712,8 +711,11 @@ def assert_least_useful(
         (max(recencies) / recency_span if recency_span else 0.0)
         + (alpha * max(worths) / worth_span if worth_span else 0.0)
     )
-    least = min(utility(row) for row in peers.values())
-    assert utility(peers[victim]) <= least + 1e-9 * max(1.0, least) + rounding
+    least = min(map(utility, peers))
+    assert utility(candidates[victim]) <= least + _TIE + rounding
+    if alpha == 0 or rounding < _TIE / 10:
+        equal = [row for row in peers if utility(row) <= least + _TIE / 10]
+        assert candidates[victim][1] <= min(recency for _, recency, _ in equal)
 
 
 class EventsMachine(RuleBasedStateMachine):

@@ -155,6 +155,18 @@ def test_an_unknown_policy_is_named() -> None:
         build_cache("sglang+", COST, Budget(1000, 0.5), [])
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_model_without_states_has_an_ordinary_prefix_cache(policy: str) -> None:
+    attention = ModelCost(
+        flops_per_token=100.0, flops_per_token_squared=1.0, state_bytes=0, kv_bytes_per_token=10
+    )
+    turns = [request([1, 2, 3] * 30, [4, 5]), request([*[1, 2, 3] * 30, 4, 5, 6], [7])] * 3
+    cache = build_cache(policy, attention, Budget(1000), turns)
+    assert hits(cache, turns)[1] >= 64
+    with pytest.raises(PolicyError, match="recurrent"):
+        build_cache("auto", attention, Budget(1000, 0.5), turns)
+
+
 def test_a_clairvoyant_cache_is_the_best() -> None:
     asked = generate("lmsys", sessions=60, seed=5)
     cost = preset("paper-7b")

@@ -40,6 +40,8 @@ Tokens = tuple[int, ...]
 
 # What a use adds to the policy's clock, which an insertion moves on to the next whole number.
 _USE = 2.0**-20
+# Utilities that differ by less are equal.
+_TIE = 1e-9
 
 # A page of one token, and one of four with tracking slots. A prompt of 10 pages fills a
 # quarter of the KV, and there are fewer states than a few such prompts have branches.
@@ -509,9 +511,6 @@ class Expected:
         assert rows[victim].rank == lowest
         peers = [row for row in rows.values() if row.rank == lowest]
         recency, recency_span = _range(row.recency for row in peers)
-        if self.alpha == 0:
-            assert rows[victim].recency == recency
-            return
         efficiency, efficiency_span = _range(row.efficiency for row in peers)
 
         def utility(row: Row) -> float:
@@ -522,11 +521,16 @@ class Expected:
 
         # The policy adds both as they are, not from 0 on: it rounds at their own size.
         rounding = 2.0**-50 * (
-            ((recency + recency_span) / recency_span if recency_span else 0.0)
-            + (self.alpha * (efficiency / efficiency_span + 1) if efficiency_span else 0.0)
+            (recency / recency_span if recency_span else 0.0)
+            + (self.alpha * efficiency / efficiency_span if efficiency_span else 0.0)
+            + 1.0
         )
-        least = min(utility(row) for row in peers)
-        assert utility(rows[victim]) <= least + 1e-9 * max(1.0, least) + rounding
+        least = min(map(utility, peers))
+        assert utility(rows[victim]) <= least + _TIE + rounding
+        # Of equally useful ones, the oldest.
+        if self.alpha == 0 or rounding < _TIE / 10:
+            equal = [row for row in peers if utility(row) <= least + _TIE / 10]
+            assert rows[victim].recency <= min(row.recency for row in equal)
 
 
 def _range(values: Iterable[float]) -> tuple[float, float]:

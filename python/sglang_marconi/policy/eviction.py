@@ -73,7 +73,8 @@ class UtilityEviction(PrefixLedger):
             rank = _PLAIN_ABOVE if node.running_below else _PLAIN
         if node.state_referenced:
             rank += _REFERENCED
-        return Candidate(rank, saved / self._cost.state_bytes)
+        # Without recurrent layers a state takes no room; the paper's grid has such a model.
+        return Candidate(rank, saved / (self._cost.state_bytes or 1))
 
     def _leaf(self, node: PrefixNode, saved: float) -> Candidate | None:
         """``node`` as a candidate to lose its KV, and with it the state worth ``saved`` FLOPs."""

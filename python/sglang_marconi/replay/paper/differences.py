@@ -16,8 +16,8 @@ _WORKLOADS = (
     "more is drawn from a geometric distribution.",
     "Sessions of SWE-bench share no system prompt: the paper's figure 12b has vLLM+ at a token "
     "hit rate of 0.9 %, which leaves no room for one. The lengths of its messages (2,000 tokens "
-    "on average) and its turns (30 on average) are assumptions, made so that, as in the paper's "
-    "figure 11, 60 GB are scarce for 100 sessions and 140 GB nearly ample.",
+    "on average) and its turns (30 on average) are assumptions, made so that 60 to 140 GB are too "
+    "little for 100 sessions, as in the paper's figure 11, where 60 GB are scarcer still.",
     "Sessions start at random at a mean rate, and gaps between turns are exponential. In the "
     "artifact sessions start at even intervals; chats wait as long as the message takes to type "
     "at 90 words a minute, agents for a Poisson number of seconds.",

@@ -152,8 +152,8 @@ def _shape(workload: str, rate: float, gap: float | None, sessions: int) -> Shap
         return ShareGpt(turns=FromTen(3.5), sessions_per_second=rate, sessions=sessions)
     assert gap is not None
     # Two choices by the paper's figures. In 12b, vLLM+ has a token hit rate of 0.9 %: sessions
-    # share no long prompt. In 11, 60 GB are scarce for 100 sessions and 140 GB nearly ample:
-    # a session holds more than a gigabyte, which is what these means come to.
+    # share no long prompt. In 11, 140 GB are not quite enough for 100 sessions: they are longer
+    # than the generator's defaults, which 60 GB all but hold.
     return SweBench(
         system_tokens=0,
         turns=LogNormal(30.0, 0.5),

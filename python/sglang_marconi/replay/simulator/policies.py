@@ -96,6 +96,8 @@ def _utility(
     if budget.state_share is None:
         shared = SharedBudgetEviction(cost, alpha=alpha, outgrown_first=outgrown_first)
         return SharedBudgetCache(cost, shared, budget.total_bytes)
+    if not cost.state_bytes:
+        raise PolicyError("two pools need a model with recurrent layers")
     states = int(budget.total_bytes * budget.state_share)
     policy = EvictionPolicy(cost, alpha=alpha, outgrown_first=outgrown_first)
     return TwoPoolCache(cost, policy, state_bytes=states, kv_bytes=budget.total_bytes - states)
