@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
 
+import msgspec
 from rich.console import Console
 from rich.progress import Progress
 
@@ -258,7 +259,10 @@ def _serve(
 
 
 def _report(args: argparse.Namespace) -> None:
-    print(write_report(args.folder))
+    try:
+        print(write_report(args.folder))
+    except (ValueError, msgspec.DecodeError) as error:
+        raise SourceError(f"{args.folder}: {error}") from error
 
 
 def _policies(text: str) -> list[str]:

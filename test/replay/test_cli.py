@@ -106,6 +106,20 @@ def test_a_server_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         main(["replay", "lmsys:sessions=1", "--server", "http://127.0.0.1:9"])
 
 
+def test_a_folder_without_records_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"runs\.jsonl"):
+        main(["report", str(tmp_path)])
+    (tmp_path / "runs.jsonl").write_text('{"trace": 1}\n')
+    with pytest.raises(SystemExit, match=tmp_path.name):
+        main(["report", str(tmp_path)])
+
+
+def test_a_quick_paper_has_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = write_trace(tmp_path / "chats.jsonl", sessions=20)
+    main(["paper", "--out", str(tmp_path / "out"), "--quick", "--traces", str(trace)])
+    assert Path(capsys.readouterr().out.strip()).name == "paper.html"
+
+
 def test_workloads_have_settings(tmp_path: Path) -> None:
     file = tmp_path / "runs"
     main(["replay", "lmsys:sessions=4,seed=2,turns=3", "--limit", "5", "--json", str(file)])

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sglang_marconi.replay.formats import TraceError, read_trace
+from sglang_marconi.replay.formats import TraceError, TraceFileError, read_trace
 from sglang_marconi.replay.generators import names, shape_type
 from sglang_marconi.replay.requests import TraceRequest
 
@@ -37,7 +37,8 @@ def load_trace(
     the mean. ``tokenizer`` and ``on_bad`` are `read_trace`'s.
 
     Raises:
-        SourceError: unknown or malformed settings, or a trace without a request.
+        SourceError: unknown or malformed settings, a tokenizer that cannot be read, or a trace
+            without a request.
         TraceFileError: see `read_trace`, as for ``OSError``.
     """
     name, _, settings = spec.partition(":")
@@ -45,9 +46,13 @@ def load_trace(
         trace = Trace(spec, _generate(name, settings)[:limit])
     else:
         path = Path(spec)
-        trace = Trace(
-            path.stem, list(read_trace(path, limit=limit, tokenizer=tokenizer, on_bad=on_bad))
-        )
+        try:
+            records = read_trace(path, limit=limit, tokenizer=tokenizer, on_bad=on_bad)
+            trace = Trace(path.stem, list(records))
+        except (TraceError, TraceFileError):
+            raise
+        except ValueError as error:
+            raise SourceError(str(error)) from error
     if not trace.requests:
         raise SourceError(f"{spec}: no request")
     return trace
