@@ -26,6 +26,8 @@ _CPU_ARGUMENTS = (
     *("--attention-backend", "torch_native"),
     *("--sampling-backend", "pytorch"),
     *("--dtype", "float32"),
+    # An idle scheduler would keep a core busy, beside the server that is asked.
+    "--sleep-on-idle",
 )
 _HOST = "127.0.0.1"
 _TAIL_LINES = 40

@@ -237,7 +237,7 @@ picks = st.integers(0, 9)
 sequences = st.tuples(
     picks, st.integers(0, 10), st.lists(st.integers(1, 2), max_size=5), st.integers(0, 3)
 )
-amounts = st.sampled_from([0, 0, 1, 1, 2, 3, 5, _MORE_THAN_THERE_IS])
+amounts = st.sampled_from([1, 1, 1, 2, 3, 5, _MORE_THAN_THERE_IS])
 
 # A sequence seen before, how many of its pages to keep, the pages and torn tokens that follow.
 Sequence_ = tuple[int, int, list[int], int]
@@ -300,9 +300,17 @@ class TreeMachine(RuleBasedStateMachine):
         locks = self.serving.locks
         self.serving.unlock(locks.pop(pick % len(locks)))
 
+    @rule(states=amounts)
+    def evict_states(self, states: int) -> None:
+        self.serving.evict(states=states)
+
+    @rule(tokens=amounts)
+    def evict_kv(self, tokens: int) -> None:
+        self.serving.evict(tokens=tokens)
+
     @rule(tokens=amounts, states=amounts)
-    def evict(self, tokens: int, states: int) -> None:
-        self.serving.evict(tokens=tokens * self.cfg.page_size, states=states)
+    def evict_both(self, tokens: int, states: int) -> None:
+        self.serving.evict(tokens=tokens, states=states)
 
     # ---- requests ----
 
@@ -366,7 +374,27 @@ class TreeMachine(RuleBasedStateMachine):
         pages: int | None,
     ) -> None:
         """A whole request at once."""
-        flight = self.serving.begin(self.tokens(sequence))
+        self.ask(self.tokens(sequence), to_branch, to_end, reply, pages)
+
+    @rule(sequence=sequences, turns=st.lists(st.integers(1, 2), min_size=2, max_size=4))
+    def converse(self, sequence: Sequence_, turns: list[int]) -> None:
+        """Some requests, each of which goes on where the one before it ended."""
+        page = self.cfg.page_size
+        tokens = self.tokens(sequence)
+        for turn in turns:
+            tokens = tokens[: 10 * page] + [1] * (page - 1) + [turn]
+            self.ask(tokens, to_branch=True, to_end=True, reply=[turn], pages=None)
+            tokens = [*tokens, turn]
+
+    def ask(
+        self,
+        prompt: list[int],
+        to_branch: bool,
+        to_end: bool,
+        reply: list[int],
+        pages: int | None,
+    ) -> None:
+        flight = self.serving.begin(prompt)
         if flight is None:
             return
         if to_branch and flight.branch is not None:
@@ -391,6 +419,9 @@ class TreeMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """What was inserted matches as the dicts say, and all of it goes, one by one."""
         serving = self.serving
+        # A match is a use, so some go before it.
+        for _ in range(serving.cache.mamba_evictable_size() // 2):
+            serving.evict(states=1)
         for tokens in self.seen:
             serving.match(tokens)
         serving.check()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -371,8 +372,9 @@ class Expected:
     def parent(self, prefix: Tokens) -> Tokens:
         return next(iter(self.above(prefix)), ())
 
-    def children(self, prefix: Tokens) -> list[Tokens]:
-        return [node for node in self.nodes if self.parent(node) == prefix]
+    def children(self) -> Counter[Tokens]:
+        """How many children each node has."""
+        return Counter(map(self.parent, self.nodes))
 
     def shared(self, tokens: Iterable[int]) -> Tokens:
         """The longest start of ``tokens`` that the tree has KV of."""
@@ -405,7 +407,7 @@ class Expected:
         self.split(shared)
         if best:
             self.use(best)
-        branches = bool(shared) and (bool(self.children(shared)) or self.holds_kv(shared))
+        branches = bool(shared) and (self.children()[shared] > 0 or self.holds_kv(shared))
         return best, shared, len(shared) if branches and shared != best else None
 
     def insert(self, tokens: Iterable[int], slots: Sequence[int], state: int | None) -> bool:
@@ -419,7 +421,7 @@ class Expected:
         if shared != tokens:
             if shared:
                 parent = self.nodes[shared]
-                if self.children(shared):
+                if self.children()[shared]:
                     parent.branched = True
                 else:
                     parent.grown_at = self.now
@@ -467,9 +469,10 @@ class Expected:
 
     def states(self) -> dict[Tokens, Row]:
         """The states that may go."""
+        children = self.children()
         return {
             prefix: Row(
-                self.state_rank(prefix),
+                self.state_rank(prefix, children[prefix]),
                 node.last_use,
                 self.saved_flops(prefix) / self.cost.state_bytes,
             )
@@ -477,8 +480,8 @@ class Expected:
             if node.slot is not None and not self.holds_state(prefix)
         }
 
-    def state_rank(self, prefix: Tokens) -> int:
-        node, children = self.nodes[prefix], len(self.children(prefix))
+    def state_rank(self, prefix: Tokens, children: int) -> int:
+        node = self.nodes[prefix]
         outgrown = children == 1 and not node.branched and node.grown_at > node.last_use
         if outgrown and self.outgrown_first:
             return 0
@@ -489,9 +492,10 @@ class Expected:
 
     def leaves(self) -> dict[Tokens, Row]:
         """The leaves whose KV may go."""
+        children = self.children()
         rows = {}
         for prefix, node in self.nodes.items():
-            if self.children(prefix) or self.holds_kv(prefix):
+            if children[prefix] or self.holds_kv(prefix):
                 continue
             if node.slot is None:
                 rows[prefix] = Row(0, node.last_use, 0.0)
@@ -499,7 +503,7 @@ class Expected:
             kept = (
                 len(above)
                 for above in self.above(prefix)
-                if self.nodes[above].slot is not None or len(self.children(above)) > 1
+                if self.nodes[above].slot is not None or children[above] > 1
             )
             held = self.cost.state_bytes + self.cost.kv_bytes(len(prefix) - next(kept, 0))
             rows[prefix] = Row(1, node.last_use, self.saved_flops(prefix) / held)
