@@ -9,8 +9,9 @@ MODEL  ?= .demo/model
 ARGS   ?=
 TRACE  ?=
 LIMIT  ?= 60
+TRACES ?=
 
-.PHONY: install demo test lint serve constraints clean
+.PHONY: install demo test lint serve compare constraints clean
 
 install: $(STAMP)
 
@@ -33,6 +34,9 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+compare: install
+	$(BIN)/python scripts/compare_policies.py $(TRACES) --out docs/results/policies.md
 
 serve: install
 	test "$(MODEL)" != .demo/model || $(BIN)/python scripts/tiny_model.py $(MODEL)

@@ -31,10 +31,10 @@ from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 from sglang.srt.server_args import ServerArgs, set_global_server_args_for_scheduler
 from sglang_marconi.cache import TREE_CORE
 from sglang_marconi.cache.radix_cache import MarconiRadixCache, choose_components
-from sglang_marconi.config import DEFAULT_ALPHA
 from sglang_marconi.cost import preset
 from sglang_marconi.plugin import build_tree_core
 from sglang_marconi.policy.eviction import EvictionPolicy
+from sglang_marconi.policy.prediction import PredictedReuse
 
 _TURN = 10
 _STATE = Mamba2StateShape.create(
@@ -87,7 +87,7 @@ class Contender:
             tree_core_backend=core,
         )
         if core == TREE_CORE:
-            choose_components(params, EvictionPolicy(preset("paper-7b"), alpha=DEFAULT_ALPHA))
+            choose_components(params, EvictionPolicy(preset("paper-7b"), PredictedReuse()))
             self.cache = MarconiRadixCache(params)
         else:
             self.cache = UnifiedRadixCache(params)

@@ -10,9 +10,6 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-# Recency and FLOP efficiency weigh the same, as long as nothing tunes alpha.
-DEFAULT_ALPHA = 1.0
-
 
 class SettingsError(ValueError):
     """A setting has an unknown name or a value outside its bounds."""
@@ -22,17 +19,17 @@ class Settings(msgspec.Struct, frozen=True):
     """The backend's settings.
 
     Attributes:
-        alpha: weight of FLOP efficiency against recency in the utility of a checkpoint, 0 or
-            more; 0 evicts the least recently used. ``None``: to be tuned while serving;
-            until this version can, ``DEFAULT_ALPHA``.
-        outgrown_first: evict states that their own conversation has grown past before all
-            others. ``False``: they compete with the others, as in the paper.
+        policy: what is evicted. ``auto``: what is least likely to be used again soon, for what a
+            hit on it saves and the bytes it holds; it needs no parameter. ``marconi``: the
+            paper's utility.
+        alpha: with ``marconi``, the weight of FLOP efficiency against recency, 0 or more; 0
+            evicts the least recently used. ``None``: tuned while serving.
         cost: what a hit is worth. ``flops``: the model's prefill FLOPs; ``tokens``: its
             length, for a model whose layers the cost model has no formula for.
     """
 
+    policy: Literal["auto", "marconi"] = "auto"
     alpha: Annotated[float, msgspec.Meta(ge=0)] | None = None
-    outgrown_first: bool = True
     cost: Literal["flops", "tokens"] = "flops"
 
 
@@ -60,4 +57,10 @@ def parse_settings(given: Mapping[str, Any] | None) -> Settings:
             raise SettingsError(
                 f"--radix-eviction-policy-config: {key} = {value!r} is not allowed: {error}"
             ) from error
-    return msgspec.convert(dict(given), Settings)
+    settings = msgspec.convert(dict(given), Settings)
+    if settings.alpha is not None and settings.policy != "marconi":
+        raise SettingsError(
+            f"--radix-eviction-policy-config: alpha = {settings.alpha!r} is for "
+            '"policy": "marconi"; "auto" takes no parameter'
+        )
+    return settings

@@ -202,26 +202,20 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     from sglang_marconi.cache.branch_cut import cut_admission, cut_continuation
+    from sglang_marconi.cache.live_policy import live_policy
     from sglang_marconi.cache.pricing import price_config, with_pools
     from sglang_marconi.cache.radix_cache import MarconiRadixCache, choose_components
-    from sglang_marconi.config import DEFAULT_ALPHA, parse_settings
-    from sglang_marconi.policy.eviction import EvictionPolicy
+    from sglang_marconi.config import parse_settings
 
     params = ctx.params
     settings = parse_settings(params.eviction_policy_config)
     # SGLang's own policies would reject our keys.
     params.eviction_policy_config = None
-    if settings.alpha is None:
-        logger.info("Marconi: alpha is not set; this version does not tune it: %s", DEFAULT_ALPHA)
     cost = price_config(
         ctx.model_config.hf_config, settings, tp_size=_attention_ranks(ctx.server_args)
     )
-    policy = EvictionPolicy(
-        with_pools(cost, params),
-        alpha=DEFAULT_ALPHA if settings.alpha is None else settings.alpha,
-        outgrown_first=settings.outgrown_first,
-    )
-    choose_components(params, policy)
+    policy = live_policy(settings, with_pools(cost, params), params)
+    choose_components(params, policy.eviction, policy.tuning)
     HookRegistry.register(f"{_ADDER}._select_prefill_admission", cut_admission, HookType.AROUND)
     HookRegistry.register(f"{_ADDER}.add_chunked_req", cut_continuation, HookType.AROUND)
     HookRegistry.register(_TRACK_GRID, _track_every_page, HookType.AROUND)

@@ -7,8 +7,13 @@ from typing import Any
 
 import pytest
 from sglang_marconi import plugin, seams
+from sglang_marconi.cache.live_policy import live_policy
 from sglang_marconi.compatibility import UnsupportedConfiguration, check_arguments
 from sglang_marconi.config import Settings, SettingsError, parse_settings
+from sglang_marconi.cost import preset
+from sglang_marconi.policy.prediction import PredictedReuse
+from sglang_marconi.policy.ranking import Valuation
+from sglang_marconi.policy.utility import PaperUtility
 
 ACCEPTED: dict[str, Any] = {
     "disable_radix_cache": False,
@@ -66,17 +71,44 @@ def test_settings_name_the_key_the_value_and_what_is_allowed() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("alpha", -1), ("alpha", "1"), ("outgrown_first", 1), ("cost", "seconds")],
+    [("alpha", -1), ("alpha", "1"), ("policy", "lru"), ("policy", 1), ("cost", "seconds")],
 )
 def test_a_setting_out_of_bounds_is_named(key: str, value: object) -> None:
     with pytest.raises(SettingsError, match=f"{key} = "):
         parse_settings({key: value})
+    with pytest.raises(SettingsError, match=f"{key} = "):
+        parse_settings({"policy": "marconi", key: value})
 
 
 def test_settings_are_read() -> None:
-    given = {"alpha": 0, "outgrown_first": False, "cost": "tokens"}
-    assert parse_settings(given) == Settings(alpha=0, outgrown_first=False, cost="tokens")
-    assert parse_settings({"alpha": None}).alpha is None
+    given = {"policy": "marconi", "alpha": 0, "cost": "tokens"}
+    assert parse_settings(given) == Settings(policy="marconi", alpha=0, cost="tokens")
+    assert parse_settings({"policy": "marconi", "alpha": None}).alpha is None
+
+
+@pytest.mark.parametrize("policy", [{}, {"policy": "auto"}])
+def test_alpha_is_refused_where_nothing_uses_it(policy: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match=r"alpha = 0\.5.*marconi"):
+        parse_settings({**policy, "alpha": 0.5})
+    assert parse_settings({**policy, "alpha": None}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("settings", "valuation", "alpha"),
+    [
+        (Settings(), PredictedReuse, None),
+        (Settings(policy="marconi", alpha=0.0), PaperUtility, 0.0),
+        (Settings(policy="marconi", alpha=2.5), PaperUtility, 2.5),
+    ],
+)
+def test_settings_choose_what_is_evicted(
+    settings: Settings, valuation: type[Valuation], alpha: float | None
+) -> None:
+    pools: Any = None  # Only tuning asks for their sizes.
+    chosen = live_policy(settings, preset("paper-7b"), pools)
+    assert type(chosen.eviction.valuation) is valuation
+    assert getattr(chosen.eviction.valuation, "alpha", None) == alpha
+    assert chosen.tuning is None
 
 
 def test_this_sglang_has_every_seam() -> None:

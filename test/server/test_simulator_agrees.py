@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from client import flush
 from local_server import LocalServer
-from sglang_marconi.config import DEFAULT_ALPHA
 from sglang_marconi.cost import ModelCost
 from sglang_marconi.policy.eviction import EvictionPolicy
+from sglang_marconi.policy.prediction import PredictedReuse
 from sglang_marconi.replay.models import load_cost
 from sglang_marconi.replay.requests import TraceRequest
 from sglang_marconi.replay.server import replay
@@ -109,7 +109,7 @@ def two_pools(cost: ModelCost, kv_tokens: int) -> TwoPoolCache:
     """The pools of a small server, by the number of slots and tokens."""
     return TwoPoolCache(
         cost,
-        EvictionPolicy(cost, alpha=DEFAULT_ALPHA),
+        EvictionPolicy(cost, PredictedReuse()),
         state_bytes=STATES * cost.state_bytes,
         kv_bytes=cost.kv_bytes(kv_tokens),
     )

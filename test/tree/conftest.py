@@ -14,6 +14,7 @@ from sglang_marconi.cache.radix_cache import MarconiRadixCache, choose_component
 from sglang_marconi.cache.tree_core import MarconiTreeCore
 from sglang_marconi.cost import token_length_cost
 from sglang_marconi.policy.eviction import EvictionPolicy
+from sglang_marconi.policy.utility import PaperUtility
 
 
 class InspectedTree(UnifiedTreeCoreInspector, MarconiTreeCore):
@@ -23,7 +24,7 @@ class InspectedTree(UnifiedTreeCoreInspector, MarconiTreeCore):
 def build_marconi_cache(params: CacheInitParams) -> MarconiRadixCache:
     """What the kits call in place of SGLang's ``UnifiedRadixCache``."""
     cost = token_length_cost(state_bytes=100, kv_bytes_per_token=1)
-    choose_components(params, EvictionPolicy(cost, alpha=0.0, outgrown_first=False))
+    choose_components(params, EvictionPolicy(cost, PaperUtility(0.0)))
     return MarconiRadixCache(params=params)
 
 

@@ -34,10 +34,7 @@ class CheckedServing(Serving):
     """Does every step on the dicts, too, and compares what comes of it."""
 
     def __init__(self, cfg: CacheConfig, expected: Expected) -> None:
-        policy = EvictionPolicy(
-            expected.cost, alpha=expected.alpha, outgrown_first=expected.outgrown_first
-        )
-        super().__init__(cfg, policy)
+        super().__init__(cfg, EvictionPolicy(expected.cost, expected.valuation()))
         self.expected = expected
 
     # ---- evictions ----
@@ -247,21 +244,20 @@ class TreeMachine(RuleBasedStateMachine):
     """Any steps of a scheduler; after each, everything is compared."""
 
     cfg: ClassVar[CacheConfig]
+    predicted: ClassVar[bool] = False
 
     @initialize(
         cost=st.sampled_from(_COSTS),
         alpha=st.sampled_from([0.0, 0.5, 2.0]),
-        outgrown_first=st.booleans(),
         first=st.lists(st.tuples(sequences, st.booleans()), max_size=6),
     )
     def start(
         self,
         cost: ModelCost,
         alpha: float,
-        outgrown_first: bool,
         first: list[tuple[Sequence_, bool]],
     ) -> None:
-        expected = Expected(self.cfg.page_size, cost, alpha=alpha, outgrown_first=outgrown_first)
+        expected = Expected(self.cfg.page_size, cost, alpha=None if self.predicted else alpha)
         self.serving = CheckedServing(self.cfg, expected)
         self.seen: list[list[int]] = []
         for sequence, state in first:
@@ -446,15 +442,24 @@ class PagesMachine(TreeMachine):
     cfg = PAGES_OF_FOUR
 
 
+class PredictedReuseMachine(TreeMachine):
+    """What goes is not foretold, but all that follows from it is."""
+
+    cfg = PAGES_OF_FOUR
+    predicted = True
+
+
 _MACHINE = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestSingleTokens = SingleTokensMachine.TestCase
 TestSingleTokens.settings = _MACHINE
 TestPages = PagesMachine.TestCase
 TestPages.settings = _MACHINE
+TestPredictedReuse = PredictedReuseMachine.TestCase
+TestPredictedReuse.settings = settings(_MACHINE, max_examples=50)
 
 
 def test_a_branch_goes_without_a_state_where_all_slots_are_in_use() -> None:
-    serving = CheckedServing(SINGLE_TOKENS, Expected(1, _PAPER, alpha=1.0, outgrown_first=True))
+    serving = CheckedServing(SINGLE_TOKENS, Expected(1, _PAPER, alpha=1.0))
     serving.put([1, 1], state=False)
     flight = serving.begin([1, 2])
     assert flight is not None

@@ -7,22 +7,29 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 
 import pytest
 from sglang.test.kits.unified_radix_cache.config import CacheConfig
 from sglang_marconi.cost import preset
 from sglang_marconi.policy.eviction import EvictionPolicy
+from sglang_marconi.policy.prediction import PredictedReuse
+from sglang_marconi.policy.ranking import Valuation
+from sglang_marconi.policy.utility import PaperUtility
 from tree_reference import PAGES_OF_FOUR, SINGLE_TOKENS, Evicted, Flight, Serving
 
-_ALPHAS = (0.0, 1.0)
-_SCENARIOS = tuple(product((SINGLE_TOKENS, PAGES_OF_FOUR), _ALPHAS))
+_VALUATIONS: dict[str, Callable[[], Valuation]] = {
+    "alpha 0": lambda: PaperUtility(0.0),
+    "alpha 1": lambda: PaperUtility(1.0),
+    "predicted reuse": PredictedReuse,
+}
+_SCENARIOS = tuple(product((SINGLE_TOKENS, PAGES_OF_FOUR), _VALUATIONS))
 _STEPS = 150
 
 
-def new_serving(cfg: CacheConfig, alpha: float) -> Serving:
-    return Serving(cfg, EvictionPolicy(preset("paper-7b"), alpha=alpha))
+def new_serving(cfg: CacheConfig, valuation: str) -> Serving:
+    return Serving(cfg, EvictionPolicy(preset("paper-7b"), _VALUATIONS[valuation]()))
 
 
 def work(serving: Serving, seed: int) -> Iterator[None]:
@@ -57,10 +64,11 @@ def end(serving: Serving, chooser: random.Random) -> list[int]:
     return flight.tokens
 
 
-def evictions(cfg: CacheConfig, alpha: float, seed: int) -> list[Evicted]:
-    serving = new_serving(cfg, alpha)
-    for _ in work(serving, seed):
-        pass
+def evictions(cfg: CacheConfig, valuation: str, seed: int) -> list[Evicted]:
+    serving = new_serving(cfg, valuation)
+    for step, _ in enumerate(work(serving, seed)):
+        if step % 10 == 0:
+            serving.cache.sanity_check()
     return serving.tree.evicted
 
 
@@ -70,14 +78,14 @@ def assert_enough(evicted: list[Evicted]) -> None:
     assert sum(not what.leaf for what in evicted) > 20
 
 
-@pytest.mark.parametrize("alpha", _ALPHAS)
+@pytest.mark.parametrize("valuation", _VALUATIONS)
 @pytest.mark.parametrize("cfg", [SINGLE_TOKENS, PAGES_OF_FOUR], ids=lambda cfg: cfg.label)
-def test_another_trees_work_changes_nothing(cfg: CacheConfig, alpha: float) -> None:
+def test_another_trees_work_changes_nothing(cfg: CacheConfig, valuation: str) -> None:
     """It shifts node ids, SGLang's clock and where objects lie in memory."""
     for seed in range(2):
-        alone = evictions(cfg, alpha, seed)
+        alone = evictions(cfg, valuation, seed)
         assert_enough(alone)
-        serving, another = new_serving(cfg, alpha), new_serving(SINGLE_TOKENS, 2.0)
+        serving, another = new_serving(cfg, valuation), new_serving(SINGLE_TOKENS, "alpha 1")
         elsewhere = work(another, seed + 100)
         for step, _ in enumerate(work(serving, seed)):
             for _ in range(step % 3):
@@ -105,4 +113,4 @@ def test_two_processes_decide_alike() -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps([evictions(cfg, alpha, seed=0) for cfg, alpha in _SCENARIOS]))
+    print(json.dumps([evictions(cfg, valuation, seed=0) for cfg, valuation in _SCENARIOS]))

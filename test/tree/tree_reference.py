@@ -34,6 +34,9 @@ from sglang_marconi.cache.radix_cache import MarconiRadixCache, choose_component
 from sglang_marconi.cache.tree_core import MarconiTreeCore
 from sglang_marconi.cost import ModelCost
 from sglang_marconi.policy.eviction import EvictionPolicy
+from sglang_marconi.policy.prediction import PredictedReuse
+from sglang_marconi.policy.ranking import Valuation
+from sglang_marconi.policy.utility import PaperUtility
 
 FULL, MAMBA = ComponentType.FULL, ComponentType.MAMBA
 
@@ -325,9 +328,6 @@ class Prefix:
 
     last_use: float
     slot: int | None = None
-    # When its first child was inserted, and whether there ever were two.
-    grown_at: float = -1.0
-    branched: bool = False
 
 
 @dataclass(frozen=True)
@@ -340,13 +340,15 @@ class Row:
 
 
 class Expected:
-    """What the tree must hold, by prefix; what that implies is worked out when asked for."""
+    """What the tree must hold, by prefix; what that implies is worked out when asked for.
 
-    def __init__(self, page: int, cost: ModelCost, *, alpha: float, outgrown_first: bool) -> None:
+    Without ``alpha`` reuse is predicted: what goes first of the candidates is not foretold.
+    """
+
+    def __init__(self, page: int, cost: ModelCost, *, alpha: float | None) -> None:
         self.page = page
         self.cost = cost
         self.alpha = alpha
-        self.outgrown_first = outgrown_first
         self.clear()
 
     def clear(self) -> None:
@@ -419,12 +421,6 @@ class Expected:
         shared = self.shared(tokens)
         self.split(shared)
         if shared != tokens:
-            if shared:
-                parent = self.nodes[shared]
-                if self.children()[shared]:
-                    parent.branched = True
-                else:
-                    parent.grown_at = self.now
             self.nodes[tokens] = Prefix(self.now)
             for start in range(len(shared), len(tokens), self.page):
                 end = start + self.page
@@ -481,10 +477,6 @@ class Expected:
         }
 
     def state_rank(self, prefix: Tokens, children: int) -> int:
-        node = self.nodes[prefix]
-        outgrown = children == 1 and not node.branched and node.grown_at > node.last_use
-        if outgrown and self.outgrown_first:
-            return 0
         running_below = any(
             state and locked[: len(prefix)] == prefix != locked for locked, state in self.locks
         )
@@ -509,8 +501,18 @@ class Expected:
             rows[prefix] = Row(1, node.last_use, self.saved_flops(prefix) / held)
         return rows
 
+    def valuation(self) -> Valuation:
+        return PredictedReuse() if self.alpha is None else PaperUtility(self.alpha)
+
     def assert_least_useful(self, victim: Tokens, rows: dict[Tokens, Row]) -> None:
         assert victim in rows
+        if self.alpha is None:
+            # Where nothing can resume goes first.
+            assert rows[victim].rank == 0 or all(row.rank for row in rows.values())
+        else:
+            self.assert_least_utility(victim, rows, self.alpha)
+
+    def assert_least_utility(self, victim: Tokens, rows: dict[Tokens, Row], alpha: float) -> None:
         lowest = min(row.rank for row in rows.values())
         assert rows[victim].rank == lowest
         peers = [row for row in rows.values() if row.rank == lowest]
@@ -520,19 +522,19 @@ class Expected:
         def utility(row: Row) -> float:
             terms = (row.recency - recency) / recency_span if recency_span else 0.0
             if efficiency_span:
-                terms += self.alpha * (row.efficiency - efficiency) / efficiency_span
+                terms += alpha * (row.efficiency - efficiency) / efficiency_span
             return terms
 
         # The policy adds both as they are, not from 0 on: it rounds at their own size.
         rounding = 2.0**-50 * (
             (recency / recency_span if recency_span else 0.0)
-            + (self.alpha * efficiency / efficiency_span if efficiency_span else 0.0)
+            + (alpha * efficiency / efficiency_span if efficiency_span else 0.0)
             + 1.0
         )
         least = min(map(utility, peers))
         assert utility(rows[victim]) <= least + _TIE + rounding
         # Of equally useful ones, the oldest.
-        if self.alpha == 0 or rounding < _TIE / 10:
+        if alpha == 0 or rounding < _TIE / 10:
             equal = [row for row in peers if utility(row) <= least + _TIE / 10]
             assert rows[victim].recency <= min(row.recency for row in equal)
 

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeNode
     from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
+    from sglang_marconi.cache.alpha_tuning import AlphaTuning
     from sglang_marconi.cache.tree_core import MarconiTreeCore
 
 logger = logging.getLogger(__name__)
@@ -62,10 +63,16 @@ class MarconiMambaComponent(MambaComponent):
     tree_core: MarconiTreeCore
 
     def __init__(
-        self, cache: UnifiedRadixCache, params: CacheInitParams, *, policy: EvictionPolicy
+        self,
+        cache: UnifiedRadixCache,
+        params: CacheInitParams,
+        *,
+        policy: EvictionPolicy,
+        tuning: AlphaTuning | None = None,
     ) -> None:
         super().__init__(cache, params)
         self.policy = policy
+        self._tuning = tuning
         self._page_size: int = params.page_size
         # The slot a request goes on in once its live state joins the tree; held
         # between prepare and cleanup of one checkpoint.
@@ -191,9 +198,11 @@ class MarconiMambaComponent(MambaComponent):
         Returns the prefix length in tokens; 0 inserts nothing.
         """
         if is_finished:
+            if self._tuning is not None:
+                self._tuning.finished(len(req.origin_input_ids), req.full_untruncated_fill_ids)
             return self._prepare_finished(req, insert_params, token_ids_len)
         if token_ids_len == req.mamba_branching_seqlen:
-            self._next_slot = self._alloc_slot_or_none()
+            self._next_slot = self._alloc_slot_for_branch(req.kv.cache_protected_len, token_ids_len)
             if self._next_slot is not None:
                 insert_params.mamba_value = req.kv.mamba_pool_idx.unsqueeze(-1).clone()
             return token_ids_len
@@ -304,10 +313,15 @@ class MarconiMambaComponent(MambaComponent):
             req, mamba_ping_pong_track_buffer_to_keep=keep
         )
 
-    def _alloc_slot_or_none(self) -> torch.Tensor | None:
-        """One state slot, shape ``[1]``, evicting for it; ``None`` if all are in use."""
+    def _alloc_slot_for_branch(self, above: int, depth: int) -> torch.Tensor | None:
+        """One state slot, shape ``[1]``, evicting for it if a state at ``depth`` is worth that.
+
+        ``above``: where the request resumed. ``None`` where it is not, or all are in use.
+        """
         allocator = self.cache.req_to_token_pool.mamba_allocator
         slot: torch.Tensor | None = allocator.alloc(1)
+        if slot is None and not self.policy.admits_branch(above, depth):
+            return None
         if slot is None:
             self.cache.evict_for_alloc(EvictParams(num_tokens=0, mamba_num=1))
             slot = allocator.alloc(1)

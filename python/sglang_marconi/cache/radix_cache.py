@@ -15,6 +15,7 @@ from sglang_marconi.cache.mamba_component import MarconiMambaComponent
 if TYPE_CHECKING:
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 
+    from sglang_marconi.cache.alpha_tuning import AlphaTuning
     from sglang_marconi.policy.eviction import EvictionPolicy
 
 
@@ -27,11 +28,16 @@ class MarconiRadixCache(UnifiedRadixCache):
     """
 
 
-def choose_components(params: CacheInitParams, policy: EvictionPolicy) -> None:
-    """Have the cache built from ``params`` use our tree and components, and ``policy``."""
+def choose_components(
+    params: CacheInitParams, policy: EvictionPolicy, tuning: AlphaTuning | None = None
+) -> None:
+    """Have the cache built from ``params`` use our tree and components, and ``policy``.
+
+    ``tuning``: what changes the policy while serving, if anything does.
+    """
     params.component_registry_override = {
         **(params.component_registry_override or {}),
         ComponentType.FULL: MarconiFullComponent,
-        ComponentType.MAMBA: partial(MarconiMambaComponent, policy=policy),
+        ComponentType.MAMBA: partial(MarconiMambaComponent, policy=policy, tuning=tuning),
     }
     params.tree_core_backend = TREE_CORE

@@ -1,24 +1,14 @@
 """What a cache gives up when it is short of room: a state, or a leaf's KV.
 
-Utility is Marconi's (arXiv 2411.19379, section 4.2): how recently a prefix was used, and
-how many FLOPs a hit on it saves for each byte that evicting it frees. What decides before
-utility does is the kind of node:
+| short of | candidates                                                      | frees        |
+|----------|-----------------------------------------------------------------|--------------|
+| states   | every state that no request runs from                           | the state    |
+| KV       | leaves whose KV is not in use; without a state, they go first   | KV and state |
 
-| short of | candidates, first to go first                                        | frees        |
-|----------|----------------------------------------------------------------------|--------------|
-| states   | 1. outgrown: one child, never branched, not hit since it has grown    | the state    |
-|          | 2. other states with at most one child                                | the state    |
-|          | 3. such states above a running request                               | the state    |
-|          | 4. branch points: states with several children                       | the state    |
-|          | 5. branch points above a running request                             | the state    |
-| KV       | 1. leaves without a state: nothing can resume there                  | its KV       |
-|          | 2. leaves with one                                                   | KV and state |
-
-Where states and KV share one budget, both kinds are candidates at once: leaves without a
-state, then outgrown states, then leaves and states with at most one child by utility, and
-so on. Candidates that a session refers to come after all others. A state in use and
-a leaf whose KV is in use are no candidates. A leaf that lost its state keeps its KV until KV
-is short: it still shows where later prompts branch off.
+Where states and KV share one budget, leaves and the states of other nodes are candidates at once.
+A leaf that lost its state keeps its KV until KV is short: it still shows where later prompts
+branch off. Which candidate goes first, a `Valuation` says: the paper's utility (``utility``)
+or the prediction of reuse (``prediction``).
 
 The owner of the cached tree reports each change to it and asks for victims. The policy
 notes which nodes a change concerns and looks at them again when the next victim is asked
@@ -27,66 +17,72 @@ for, so that it never walks the tree. It knows neither tokens nor memory.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from abc import abstractmethod
 
 from sglang_marconi.cost import ModelCost
-from sglang_marconi.policy.candidates import RankedCandidates
 from sglang_marconi.policy.ledger import PrefixLedger, PrefixNode
-
-# Ranks, in the order in which they go; what a session refers to has _REFERENCED added.
-_STATELESS, _OUTGROWN, _PLAIN, _PLAIN_ABOVE, _BRANCH, _BRANCH_ABOVE, _REFERENCED = range(7)
-_RANKS = 2 * _REFERENCED
+from sglang_marconi.policy.ranking import Candidate, Ranking, Valuation
 
 
-class Candidate(NamedTuple):
-    """A node's rank, and the FLOPs a hit on it saves for each byte its eviction frees."""
-
-    rank: int
-    efficiency: float
-
-
-class UtilityEviction(PrefixLedger):
-    """What each node is worth to the cache; subclasses say what competes with what.
+class PricedLedger(PrefixLedger):
+    """What each node holds and saves; subclasses say what competes with what.
 
     Args:
         cost: FLOPs and bytes of a prefix.
-        alpha: weight of FLOP efficiency against recency; 0 is LRU.
-        outgrown_first: whether outgrown states go first; without it, they compete with the
-            others of at most one child, as in the paper.
+        valuation: which candidate goes first.
     """
 
-    def __init__(self, cost: ModelCost, *, alpha: float, outgrown_first: bool = True) -> None:
-        self.alpha = alpha
+    def __init__(self, cost: ModelCost, valuation: Valuation) -> None:
+        self.valuation = valuation
         self._cost = cost
-        self._outgrown_first = outgrown_first
         self.clear()
+
+    def clear(self) -> None:
+        super().clear()
+        self.valuation.clear()
+
+    def tick(self) -> None:
+        # A valuation learns from all that happens, not only once memory is short.
+        self._settle()
+        super().tick()
+
+    def use(self, node: PrefixNode) -> None:
+        if node.has_state:
+            self.valuation.used(node, self._now)
+        super().use(node)
+
+    def drop_state(self, node: PrefixNode) -> None:
+        self.valuation.gone(node, self._now)
+        super().drop_state(node)
+
+    def remove(self, node: PrefixNode) -> None:
+        if node.has_state:
+            self.valuation.gone(node, self._now)
+        super().remove(node)
+
+    def _place(self, node: PrefixNode) -> None:
+        if node.has_state:
+            self.valuation.seen(node, self._now)
+        self._offer(node, self._saved_flops(node))
+
+    @abstractmethod
+    def _offer(self, node: PrefixNode, saved: float) -> None:
+        """Make ``node``, a hit on which saves ``saved`` FLOPs, the candidate that it is."""
 
     def _state(self, node: PrefixNode, saved: float) -> Candidate | None:
         """``node`` as a candidate to lose its state, on which a hit saves ``saved`` FLOPs."""
         if not node.has_state or node.state_in_use:
             return None
-        if len(node.children) > 1:
-            rank = _BRANCH_ABOVE if node.running_below else _BRANCH
-        elif node.outgrown and self._outgrown_first:
-            rank = _OUTGROWN
-        else:
-            rank = _PLAIN_ABOVE if node.running_below else _PLAIN
-        if node.state_referenced:
-            rank += _REFERENCED
         # Without recurrent layers a state takes no room; the paper's grid has such a model.
-        return Candidate(rank, saved / (self._cost.state_bytes or 1))
+        return Candidate(saved / (self._cost.state_bytes or 1), True, node.state_referenced)
 
     def _leaf(self, node: PrefixNode, saved: float) -> Candidate | None:
         """``node`` as a candidate to lose its KV, and with it the state worth ``saved`` FLOPs."""
         if not node.leaf_offered:
             return None
-        rank, efficiency = _STATELESS, 0.0
-        if node.has_state:
-            rank = _PLAIN
-            efficiency = saved / self._leaf_bytes(node)
-        if node.kv_referenced:
-            rank += _REFERENCED
-        return Candidate(rank, efficiency)
+        if not node.has_state:
+            return Candidate(0.0, False, node.kv_referenced)
+        return Candidate(saved / self._leaf_bytes(node), True, node.kv_referenced)
 
     def _saved_flops(self, node: PrefixNode) -> float:
         """FLOPs that a hit on ``node`` saves beyond one on the nearest state above it."""
@@ -110,26 +106,34 @@ class UtilityEviction(PrefixLedger):
         return self._cost.state_bytes + self._cost.kv_bytes(node.depth - start)
 
 
-class EvictionPolicy(UtilityEviction):
+class EvictionPolicy(PricedLedger):
     """For a cache with a pool for states and a pool for KV."""
 
     def clear(self) -> None:
         super().clear()
-        self._states: RankedCandidates[PrefixNode] = RankedCandidates(_RANKS)
-        self._leaves: RankedCandidates[PrefixNode] = RankedCandidates(_RANKS)
+        self._states = self.valuation.ranking()
+        self._leaves = self.valuation.ranking()
 
     def least_useful_state(self) -> PrefixNode | None:
         """The node whose state goes first; ``None`` if every state is in use."""
         self._settle()
-        return self._states.least_useful(self.alpha)
+        return self._states.least_useful()
 
     def least_useful_leaf(self) -> PrefixNode | None:
         """The node whose KV, and with it its state, goes first; ``None`` without a leaf."""
         self._settle()
-        return self._leaves.least_useful(self.alpha)
+        return self._leaves.least_useful()
 
-    def _place(self, node: PrefixNode) -> None:
-        saved = self._saved_flops(node)
+    def admits_branch(self, above: int, depth: int) -> bool:
+        """Whether a branch point at ``depth`` is worth the state that has to go for it.
+
+        ``above``: the depth of the nearest state above it, 0 without one.
+        """
+        self._settle()
+        saved = self._cost.prefill_flops(above, depth)
+        return self._states.admits(saved / self._cost.state_bytes, branch=True)
+
+    def _offer(self, node: PrefixNode, saved: float) -> None:
         _put(self._states, node, self._state(node, saved))
         _put(self._leaves, node, self._leaf(node, saved))
 
@@ -138,20 +142,35 @@ class EvictionPolicy(UtilityEviction):
         self._leaves.discard(node)
 
 
-class SharedBudgetEviction(UtilityEviction):
+class SharedBudgetEviction(PricedLedger):
     """For a cache with one budget for states and KV."""
 
     def clear(self) -> None:
         super().clear()
-        self._nodes: RankedCandidates[PrefixNode] = RankedCandidates(_RANKS)
+        self._nodes = self.valuation.ranking()
 
     def least_useful(self) -> PrefixNode | None:
         """The node that goes first: a leaf with its KV and state, another one's state."""
         self._settle()
-        return self._nodes.least_useful(self.alpha)
+        return self._nodes.least_useful()
 
-    def _place(self, node: PrefixNode) -> None:
-        saved = self._saved_flops(node)
+    def admits_branch(self, above: int, depth: int) -> bool:
+        """Whether a branch point at ``depth`` is worth what has to go for its state.
+
+        ``above``: the depth of the nearest state above it, 0 without one.
+        """
+        self._settle()
+        saved = self._cost.prefill_flops(above, depth)
+        return self._nodes.admits(saved / (self._cost.state_bytes or 1), branch=True)
+
+    def admits_end(self, above: int, depth: int, kv_bytes: int) -> bool:
+        """Whether an end at ``depth`` is worth what has to go for its state and its KV."""
+        self._settle()
+        saved = self._cost.prefill_flops(above, depth)
+        size = self._cost.state_bytes + kv_bytes
+        return self._nodes.admits(saved / (size or 1), branch=False)
+
+    def _offer(self, node: PrefixNode, saved: float) -> None:
         _put(self._nodes, node, self._leaf(node, saved) or self._inner(node, saved))
 
     def _inner(self, node: PrefixNode, saved: float) -> Candidate | None:
@@ -163,16 +182,14 @@ class SharedBudgetEviction(UtilityEviction):
 
 
 class LeafEviction(SharedBudgetEviction):
-    """One budget where nothing but leaves is evicted: the paper's "SGLang+" with alpha 0."""
+    """One budget where nothing but leaves is evicted, as the paper's "SGLang+" does."""
 
     def _inner(self, node: PrefixNode, saved: float) -> Candidate | None:
         return None
 
 
-def _put(
-    queue: RankedCandidates[PrefixNode], node: PrefixNode, candidate: Candidate | None
-) -> None:
+def _put(ranking: Ranking, node: PrefixNode, candidate: Candidate | None) -> None:
     if candidate is None:
-        queue.discard(node)
+        ranking.discard(node)
     else:
-        queue.place(node, candidate.rank, node.last_use, candidate.efficiency)
+        ranking.place(node, candidate)

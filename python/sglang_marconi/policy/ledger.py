@@ -21,10 +21,11 @@ class PrefixNode:
         "depth",
         "handle",
         "has_state",
+        "hits",
         "kv_referenced",
         "last_use",
         "leaf_offered",
-        "outgrown",
+        "offshoot",
         "parent",
         "running_below",
         "state_in_use",
@@ -43,8 +44,11 @@ class PrefixNode:
         self.state_referenced = False
         self.leaf_offered = False
         self.kv_referenced = False
+        # It has had several children; how often its state was used; its request left a branch
+        # point above it that nobody has used.
         self.branched = False
-        self.outgrown = False
+        self.hits = 0
+        self.offshoot = False
 
 
 class PrefixLedger(ABC):
@@ -77,10 +81,8 @@ class PrefixLedger(ABC):
             return node
         if parent.has_state:
             self._stale[parent] = None
-        if len(siblings) == 1:
-            parent.outgrown = parent.has_state and not parent.branched
-        else:
-            parent.branched, parent.outgrown = True, False
+        if len(siblings) > 1:
+            parent.branched = True
             self._reprice_chain(parent, next(iter(siblings.values())))
         return node
 
@@ -108,26 +110,26 @@ class PrefixLedger(ABC):
             return
         if parent.has_state:
             self._stale[parent] = None
-        if not siblings:
-            parent.outgrown = False
-        else:
+        if siblings:
             self._reprice_chain(parent, next(iter(siblings.values())))
 
     def store_state(self, node: PrefixNode) -> None:
         """``node`` has a state now; storing it is a use."""
-        node.has_state, node.outgrown = True, False
+        node.has_state, node.hits = True, 0
+        node.offshoot = not node.branched and _below_new_branch(node)
         self._stamp(node)
         self._state_changed(node)
 
     def drop_state(self, node: PrefixNode) -> None:
         """``node`` has no state any more."""
-        node.has_state = node.outgrown = False
+        node.has_state = False
         self._state_changed(node)
 
     def use(self, node: PrefixNode) -> None:
         """A prompt was found to start with ``node``'s prefix, and may resume there."""
+        # Within one tick it is the request itself that comes back to what it has stored.
+        node.hits += floor(self._now) > floor(node.last_use)
         self._stamp(node)
-        node.outgrown = False
         self._stale[node] = None
 
     def lock_state(self, node: PrefixNode) -> None:
@@ -211,3 +213,13 @@ class PrefixLedger(ABC):
         while not child.has_state and len(child.children) == 1:
             child = next(iter(child.children.values()))
         self._stale[child] = None
+
+
+def _below_new_branch(node: PrefixNode) -> bool:
+    """Whether a request that ends at ``node`` left a branch point that nobody has used yet."""
+    above = node.parent
+    while above is not None and not above.has_state and not above.branched:
+        above = above.parent
+    if above is None:
+        return False
+    return above.has_state and above.hits == 0 if above.branched else above.offshoot

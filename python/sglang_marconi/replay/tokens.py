@@ -19,7 +19,7 @@ class Tokens:
     tokens has runs of 512, the last one cut short.
 
     ``ids``: the runs' numbers, int64. ``ends``: how many tokens there are up to the end of
-    each run, int64, rising.
+    each run, int64, rising; views of one array are views of its beginning.
     """
 
     __slots__ = ("ends", "ids")

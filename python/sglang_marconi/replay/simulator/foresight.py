@@ -11,6 +11,7 @@ from sglang_marconi.cost import ModelCost
 from sglang_marconi.policy.candidates import CandidateTable
 from sglang_marconi.policy.eviction import SharedBudgetEviction
 from sglang_marconi.policy.ledger import PrefixNode
+from sglang_marconi.policy.utility import PaperUtility
 from sglang_marconi.replay.requests import TraceRequest
 from sglang_marconi.replay.simulator.shared_budget import SharedBudgetCache
 from sglang_marconi.replay.simulator.tree import RadixTree, TreeNode
@@ -93,7 +94,7 @@ class ClairvoyantEviction(SharedBudgetEviction):
     """Gives up what saves least per byte and unit of time, by the uses it is told of."""
 
     def __init__(self, cost: ModelCost) -> None:
-        super().__init__(cost, alpha=0.0)
+        super().__init__(cost, PaperUtility(0.0))
 
     def clear(self) -> None:
         super().clear()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sglang_marconi.config import DEFAULT_ALPHA
 from sglang_marconi.cost import ModelCost
 from sglang_marconi.policy.eviction import EvictionPolicy, LeafEviction, SharedBudgetEviction
+from sglang_marconi.policy.prediction import PredictedReuse
+from sglang_marconi.policy.ranking import Valuation
+from sglang_marconi.policy.utility import PaperUtility
 from sglang_marconi.replay.requests import TraceRequest
 from sglang_marconi.replay.simulator.block_cache import BlockCache
 from sglang_marconi.replay.simulator.cache import Budget, SimulatedCache
@@ -21,21 +23,25 @@ NAMES = {
     "sglang+": "states at branches and ends, LRU on leaves",
     "lru": "states at branches and ends, LRU on nodes with at most one child",
     "marconi": "the paper: utility, alpha tuned once on a window; marconi:ALPHA fixes it",
-    "auto": "this project's default",
+    "auto": "this project's default: predicted reuse, no parameter",
     "clairvoyant": "knows the future: an upper mark",
     UNLIMITED: "no budget",
 }
 
-# Utility eviction with a fixed alpha, and whether outgrown states go first.
-_UTILITY = {"lru": (0.0, False), "auto": (DEFAULT_ALPHA, True)}
+_VALUATIONS: dict[str, Callable[[], Valuation]] = {
+    "lru": lambda: PaperUtility(0.0),
+    "auto": PredictedReuse,
+}
 
 _ONE_BUDGET: dict[str, Callable[[ModelCost, int, Sequence[TraceRequest]], SimulatedCache]] = {
     "vllm+": lambda cost, total, _: BlockCache(cost, total),
-    "sglang+": lambda cost, total, _: SharedBudgetCache(cost, LeafEviction(cost, alpha=0.0), total),
+    "sglang+": lambda cost, total, _: SharedBudgetCache(
+        cost, LeafEviction(cost, PaperUtility(0.0)), total
+    ),
     "marconi": lambda cost, total, _: TunedCache(cost, total),
     "clairvoyant": ClairvoyantCache,
     UNLIMITED: lambda cost, _total, _: SharedBudgetCache(
-        cost, SharedBudgetEviction(cost, alpha=0.0), None
+        cost, SharedBudgetEviction(cost, PaperUtility(0.0)), None
     ),
 }
 
@@ -56,7 +62,7 @@ def check_policy(policy: str, budget: Budget) -> None:
     if colon:
         _number(policy, alpha)
     elif budget.state_share is not None and name in _ONE_BUDGET and name != UNLIMITED:
-        possible = ", ".join([*_UTILITY, "marconi:ALPHA", UNLIMITED])
+        possible = ", ".join([*_VALUATIONS, "marconi:ALPHA", UNLIMITED])
         raise PolicyError(f"{policy} is for one budget; with two pools there are {possible}")
 
 
@@ -73,10 +79,9 @@ def build_cache(
     check_policy(policy, budget)
     name, colon, alpha = policy.partition(":")
     if colon:
-        return _utility(cost, budget, alpha=_number(policy, alpha), outgrown_first=False)
-    if name in _UTILITY:
-        fixed, outgrown_first = _UTILITY[name]
-        return _utility(cost, budget, alpha=fixed, outgrown_first=outgrown_first)
+        return _tree_cache(cost, budget, PaperUtility(_number(policy, alpha)))
+    if name in _VALUATIONS:
+        return _tree_cache(cost, budget, _VALUATIONS[name]())
     return _ONE_BUDGET[name](cost, budget.total_bytes, requests)
 
 
@@ -90,14 +95,11 @@ def _number(policy: str, text: str) -> float:
     return alpha
 
 
-def _utility(
-    cost: ModelCost, budget: Budget, *, alpha: float, outgrown_first: bool
-) -> SimulatedCache:
+def _tree_cache(cost: ModelCost, budget: Budget, valuation: Valuation) -> SimulatedCache:
     if budget.state_share is None:
-        shared = SharedBudgetEviction(cost, alpha=alpha, outgrown_first=outgrown_first)
-        return SharedBudgetCache(cost, shared, budget.total_bytes)
+        return SharedBudgetCache(cost, SharedBudgetEviction(cost, valuation), budget.total_bytes)
     if not cost.state_bytes:
         raise PolicyError("two pools need a model with recurrent layers")
     states = int(budget.total_bytes * budget.state_share)
-    policy = EvictionPolicy(cost, alpha=alpha, outgrown_first=outgrown_first)
+    policy = EvictionPolicy(cost, valuation)
     return TwoPoolCache(cost, policy, state_bytes=states, kv_bytes=budget.total_bytes - states)

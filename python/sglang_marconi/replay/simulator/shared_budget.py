@@ -32,7 +32,20 @@ class SharedBudgetCache(RadixCache):
         walk = self._tree.walk(sequence, end)
         known = walk.partial or (walk.path[-1] if walk.path else self._tree.root)
         self._hold(known, *([match.resumed] if match.resumed is not None else []))
-        self._keep(sequence, end, self._edge_bytes(walk.shared, end), match.branch)
+        kv_bytes = self._edge_bytes(walk.shared, end)
+        branch = match.branch
+        keeps_end = True
+        if self._is_short(1 if branch is None else 2, kv_bytes):
+            if branch is not None and not self.policy.admits_branch(match.hit, branch.depth):
+                branch = None
+            # The end of a conversation takes the place of its last one.
+            if match.resumed is None or match.resumed.prefix.branched:
+                above = match.hit if branch is None else branch.depth
+                keeps_end = self.policy.admits_end(above, end, kv_bytes)
+        if keeps_end:
+            self._keep(sequence, end, kv_bytes, branch)
+        elif branch is not None and self._make_room(1, 0):
+            self._store_branch(branch)
         self._release()
         self._note_peak()
         return match.hit
@@ -44,13 +57,22 @@ class SharedBudgetCache(RadixCache):
         if states is None:
             return
         if branch is not None and states == wanted:
-            self.policy.tick()
-            self._store_state(branch)
+            self._store_branch(branch)
         # The live cache inserts a prompt when its prefill ends, and its reply at the end.
         self.policy.tick()
         node = self._insert(sequence, end)
         if states:
             self._store_state(node)
+
+    def _store_branch(self, branch: TreeNode) -> None:
+        self.policy.tick()
+        self._store_state(branch)
+
+    def _is_short(self, states: int, kv_bytes: int) -> bool:
+        """Whether so much is not free."""
+        held = self.state_bytes_held + self.kv_bytes_held
+        wanted = states * self.cost.state_bytes + kv_bytes
+        return self._total is not None and held + wanted > self._total
 
     def _make_room(self, states: int, kv_bytes: int) -> bool:
         """Evict until so much is free.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-
 from sglang_marconi.policy.ledger import PrefixNode
 from sglang_marconi.replay.tokens import Tokens
 
@@ -88,22 +86,22 @@ class RadixTree:
 
 def _token(sequence: Tokens, at: int) -> tuple[int, int]:
     """The token at a position: its run's number and its place in the run."""
-    run = int(np.searchsorted(sequence.ends, at, side="right"))
+    run = int(sequence.ends.searchsorted(at, "right"))
     start = sequence.ends.item(run - 1) if run else 0
     return sequence.ids.item(run), at - start
 
 
 def _shared(one: Tokens, other: Tokens, start: int, end: int) -> int:
     """How far two sequences agree before ``end``, given that they do before ``start``."""
-    first = int(np.searchsorted(one.ends, start, side="right"))
-    last = min(
-        int(np.searchsorted(one.ends, end, side="left")),
-        int(np.searchsorted(other.ends, end, side="left")),
-    )
-    here, there = slice(first, last + 1), slice(first, last + 1)
-    runs = min(len(one.ids), len(other.ids), last + 1) - first
-    differ = one.ids[here][:runs] != other.ids[there][:runs]
-    differ |= one.ends[here][:runs] != other.ends[there][:runs]
+    first = int(one.ends.searchsorted(start, "right"))
+    last = int(one.ends.searchsorted(end, "left"))
+    same_runs = one.ends.base is not None and one.ends.base is other.ends.base
+    if not same_runs:
+        last = min(last, int(other.ends.searchsorted(end, "left")))
+    stop = min(len(one.ids), len(other.ids), last + 1)
+    differ = one.ids[first:stop] != other.ids[first:stop]
+    if not same_runs:
+        differ |= one.ends[first:stop] != other.ends[first:stop]
     at = int(differ.argmax())
     if not differ[at]:
         return end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sglang_marconi.cost import ModelCost
 from sglang_marconi.policy.eviction import SharedBudgetEviction
+from sglang_marconi.policy.utility import PaperUtility
 from sglang_marconi.replay.requests import TraceRequest
 from sglang_marconi.replay.simulator.cache import SimulatedCache
 from sglang_marconi.replay.simulator.shared_budget import SharedBudgetCache
@@ -24,7 +25,8 @@ class TunedCache(SimulatedCache):
     def __init__(self, cost: ModelCost, total_bytes: int) -> None:
         self._cost = cost
         self._total = total_bytes
-        self._cache = self._with(0.0)
+        self._utility = PaperUtility(0.0)
+        self._cache = self._with(self._utility)
         self._seen: list[TraceRequest] | None = []
         self._before_eviction: int | None = None
 
@@ -46,13 +48,12 @@ class TunedCache(SimulatedCache):
             return
         # Of equally good ones the smallest, nearest to LRU.
         best = max(ALPHAS, key=lambda alpha: (self._hits(seen, alpha), -alpha))
-        self._cache.policy.alpha = best
+        self._utility.alpha = best
         self._seen = None
 
     def _hits(self, requests: list[TraceRequest], alpha: float) -> int:
-        cache = self._with(alpha)
+        cache = self._with(PaperUtility(alpha))
         return sum(cache.serve(request) for request in requests)
 
-    def _with(self, alpha: float) -> SharedBudgetCache:
-        policy = SharedBudgetEviction(self._cost, alpha=alpha, outgrown_first=False)
-        return SharedBudgetCache(self._cost, policy, self._total)
+    def _with(self, utility: PaperUtility) -> SharedBudgetCache:
+        return SharedBudgetCache(self._cost, SharedBudgetEviction(self._cost, utility), self._total)

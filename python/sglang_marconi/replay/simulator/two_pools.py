@@ -49,7 +49,7 @@ class TwoPoolCache(RadixCache):
             at = branch.depth
             if not self._take_kv(hit, at):
                 return
-            stored = self._take_slot()
+            stored = self._take_slot_for_branch(hit, at)
             node = self._enter(sequence, at)
             if stored:
                 self._give_state(node)
@@ -70,10 +70,17 @@ class TwoPoolCache(RadixCache):
         self._own_slots -= 1
         self._store_state(node)
 
+    def _take_slot_for_branch(self, above: int, depth: int) -> bool:
+        if self._has_free_slot() or self.policy.admits_branch(above, depth):
+            return self._take_slot()
+        return False
+
+    def _has_free_slot(self) -> bool:
+        return self.state_bytes_held // self.cost.state_bytes + self._own_slots < self._slots
+
     def _take_slot(self) -> bool:
         """Take a free state slot, evicting for it; false where all are in use."""
-        held = self.state_bytes_held // self.cost.state_bytes
-        if held + self._own_slots >= self._slots:
+        if not self._has_free_slot():
             victim = self.policy.least_useful_state()
             if victim is None:
                 return False

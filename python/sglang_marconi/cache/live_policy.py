@@ -1,0 +1,47 @@
+"""The eviction policy that a server's settings ask for, and what tunes it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from sglang_marconi.cache.alpha_tuning import AlphaTuning
+from sglang_marconi.policy.eviction import EvictionPolicy
+from sglang_marconi.policy.prediction import PredictedReuse
+from sglang_marconi.policy.utility import PaperUtility
+from sglang_marconi.tuning.messages import Setup
+
+if TYPE_CHECKING:
+    from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+
+    from sglang_marconi.config import Settings
+    from sglang_marconi.cost import ModelCost
+
+_UNTUNED = 0.0
+"""As in the paper: LRU until tuned."""
+
+
+class LivePolicy(NamedTuple):
+    """``tuning`` changes the policy while serving, if anything does."""
+
+    eviction: EvictionPolicy
+    tuning: AlphaTuning | None = None
+
+
+def live_policy(settings: Settings, cost: ModelCost, params: CacheInitParams) -> LivePolicy:
+    """The policy of the cache to be built from ``params``; ``cost`` has its pools' bytes.
+
+    A policy to be tuned starts a tuner process on the first rank.
+    """
+    if settings.policy == "auto":
+        return LivePolicy(EvictionPolicy(cost, PredictedReuse()))
+    utility = PaperUtility(_UNTUNED if settings.alpha is None else settings.alpha)
+    eviction = EvictionPolicy(cost, utility)
+    if settings.alpha is not None:
+        return LivePolicy(eviction)
+    setup = Setup(
+        cost=cost,
+        state_bytes=params.req_to_token_pool.mamba_allocator.size * cost.state_bytes,
+        kv_bytes=params.token_to_kv_pool_allocator.size * cost.kv_bytes_per_token,
+        alpha=utility.alpha,
+    )
+    return LivePolicy(eviction, AlphaTuning(utility, setup, params.tp_cache_group))

@@ -1,0 +1,71 @@
+"""What orders the candidates of an eviction: the contract between tree and valuation."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+from sglang_marconi.policy.ledger import PrefixNode
+
+
+class Candidate(NamedTuple):
+    """What evicting a node would give up, and free.
+
+    ``efficiency``: FLOPs that a hit on it saves for each byte that its eviction frees.
+    ``resumable``: a prompt can resume there. ``referenced``: an open session refers to it; such
+    candidates come after all others.
+    """
+
+    efficiency: float
+    resumable: bool
+    referenced: bool
+
+
+class Ranking(ABC):
+    """The candidates of one eviction.
+
+    What it answers depends only on the sequence of calls, so that it is the same in every
+    process.
+    """
+
+    @abstractmethod
+    def place(self, node: PrefixNode, candidate: Candidate) -> None:
+        """Make ``node`` a candidate, or bring it up to date."""
+
+    @abstractmethod
+    def discard(self, node: PrefixNode) -> None:
+        """``node`` is no candidate, if it was one."""
+
+    @abstractmethod
+    def least_useful(self) -> PrefixNode | None:
+        """The candidate that goes first; ``None`` without any."""
+
+    def admits(self, efficiency: float, *, branch: bool) -> bool:
+        """Whether a new checkpoint is to be stored, though what goes first has to go for it.
+
+        ``efficiency`` as in `Candidate`; ``branch``: at a branch point, else at an end.
+        """
+        return True
+
+
+class Valuation(ABC):
+    """How much prefixes are worth: makes rankings, and may learn from what happens to states.
+
+    ``now`` is the ledger's clock, in insertions. What there is nothing to learn from is ignored.
+    """
+
+    @abstractmethod
+    def ranking(self) -> Ranking:
+        """A new ranking, without candidates."""
+
+    def clear(self) -> None:  # noqa: B027
+        """The tree is empty again."""
+
+    def seen(self, node: PrefixNode, now: float) -> None:  # noqa: B027
+        """``node`` has a state; it may have become another kind of node."""
+
+    def used(self, node: PrefixNode, now: float) -> None:  # noqa: B027
+        """A prompt resumes at ``node``'s state, last used at ``node.last_use``."""
+
+    def gone(self, node: PrefixNode, now: float) -> None:  # noqa: B027
+        """``node`` is about to lose its state."""

@@ -1,0 +1,200 @@
+"""How soon a checkpoint will be used again, from what the cache has seen: counts, no training.
+
+Checkpoints are told apart by their `Kind`. Of each kind the model keeps, by age since the last
+use, how many were used again and how long they were there to be used: an age's *rate* is the
+one over the other, in uses for each tick of the policy's clock. Both fade, so that it follows
+the traffic. What was seen corrects a guess made without it: a rate that falls with age as
+``1 / (age + 25)``, at a tenth of the others for what a conversation has grown past. A correction
+is (uses seen + m) / (uses expected + m): m is how many uses the guess is worth (the gamma-Poisson
+estimate; Gelman et al., Bayesian Data Analysis, section 2.6). How much the guess of a shape over
+ages is worth depends on the traffic: there are two opinions, weighed by how well each
+predicted what came next (Bayesian model averaging, the same book, section 7.4).
+
+A rate may rise with age, where users or tools take their time to answer: what has just been used
+is then not yet due, but will be. So a checkpoint is judged by the best rate of use over any span
+from now on: the chance to be used in it, over the time it is expected to be held (the hit density
+of Beckmann and Sanchez, "LHD: Improving Cache Hit Rate by Maximizing Hit Density", NSDI 2018).
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from math import log2
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Floats = NDArray[np.float64]
+
+
+class Kind(IntEnum):
+    """What a checkpoint is to the tree."""
+
+    END = 0
+    """The end of a conversation, or of a prompt: nothing goes on from it yet."""
+    OFFSHOOT = 1
+    """The end of a request that left a branch point of its own, which nobody has used yet:
+    where such requests come from one client, the next one resumes at the branch point."""
+    OUTGROWN = 2
+    """Its conversation goes on below it."""
+    BRANCH_NEW = 3
+    """A branch point, not used yet."""
+    BRANCH_ONCE = 4
+    BRANCH_TWICE = 5
+    """Two or three times."""
+    BRANCH_OFTEN = 6
+
+
+# Where kinds are much alike, what is seen of one tells of the others.
+_GROUP = np.array([0, 0, 1, 2, 2, 2, 2])
+_GROUPS = 3
+
+_BINS_PER_OCTAVE = 2
+_BINS = 17 * _BINS_PER_OCTAVE
+_EDGES = 2.0 ** (np.arange(_BINS + 1) / _BINS_PER_OCTAVE) - 1
+_WIDTHS = np.diff(_EDGES)
+_MIDDLES = 2.0 ** ((np.arange(_BINS) + 0.5) / _BINS_PER_OCTAVE) - 1
+# A bin's count is smoothed with those beside it, by a Gaussian one bin wide.
+_SMOOTH = np.exp(-0.5 * (np.arange(_BINS)[:, None] - np.arange(_BINS)) ** 2)
+
+_EARLY_BINS = 16  # up to an age of 255
+# A span has no bins before its first.
+_FROM_FIRST = np.triu(np.ones((_BINS, _BINS)))
+_TINY = 1e-300
+_KINDS = np.arange(len(Kind))
+
+_HALF_AGE = 25.0
+_OUTGROWN_SHARE = 0.1
+_GUESS = np.ones((_GROUPS, 1)) / (_MIDDLES + _HALF_AGE)
+_GUESS[1] *= _OUTGROWN_SHARE
+
+# What a guess is worth, in uses: of a group's level, a kind's level, a shape over ages (opinions).
+_GROUP_WEIGHT, _KIND_WEIGHT = 2.0, 8.0
+_SHAPE_WEIGHTS = (5.0, 20.0)
+# To trust early counts more takes evidence: without it, caches of a dozen conversations lose.
+_LOG_PRIOR = np.array([-3.0, 0.0])
+_FADE = 0.9995
+"""What a tick leaves of what was seen: half in 1,400 ticks, some 600 requests."""
+
+
+def _bin(age: float) -> int:
+    return min(int(_BINS_PER_OCTAVE * log2(age + 1.0)), _BINS - 1)
+
+
+class ReuseModel:
+    """Counts of uses and of time at risk, and the rates that follow from them.
+
+    A few kilobytes: tables of shape ``[kinds, age bins]``. Ages are in ticks, 0 or more.
+    """
+
+    def __init__(self) -> None:
+        self._uses = np.zeros((len(Kind), _BINS))
+        self._time = np.zeros((len(Kind), _BINS))
+        # The two as they were when the rates were last estimated, and the opinions then.
+        self._uses_before, self._time_before = self._uses, self._time
+        self._opinions = [self._hazards(weight) for weight in _SHAPE_WEIGHTS]
+        self._log_likelihood = np.zeros(len(_SHAPE_WEIGHTS))
+        self.estimate(0.0)
+
+    def uses_of_ends(self) -> float:
+        """How many ends of conversations were used again, those long ago counting less."""
+        return float(self._uses[_GROUP == 0].sum())
+
+    def used(self, kind: int, age: float) -> None:
+        """One of this kind was used, so long after its last use."""
+        self._uses[kind, _bin(age)] += 1.0
+
+    def waited(self, kind: int, start: float, end: float) -> None:
+        """One of this kind was there to be used, from one age to another."""
+        first, last = _bin(start), _bin(end)
+        time = self._time[kind]
+        if first == last:
+            time[first] += end - start
+            return
+        time[first] += _EDGES[first + 1] - start
+        time[first + 1 : last] += _WIDTHS[first + 1 : last]
+        time[last] += end - _EDGES[last]
+
+    def all_waited(self, kinds: _Floats, starts: _Floats, ends: _Floats) -> None:
+        """As `waited`, for many, roughly: arrays of shape ``[n]``.
+
+        Late bins are wide: time in one of them counts where its middle lies.
+        """
+        early = ends <= _EDGES[_EARLY_BINS]
+        low, high = _EDGES[:_EARLY_BINS], _EDGES[1 : _EARLY_BINS + 1]
+        parts = np.clip(ends[early, None], low, high) - np.clip(starts[early, None], low, high)
+        self._time[:, :_EARLY_BINS] += (kinds[early] == _KINDS[:, None]) @ parts
+        late = ~early
+        spans = ends[late] - starts[late]
+        bins = np.log2(starts[late] + 0.5 * spans + 1.0) * _BINS_PER_OCTAVE
+        cells = kinds[late] * _BINS + np.minimum(bins.astype(np.int64), _BINS - 1)
+        found = np.bincount(cells.astype(np.int64), weights=spans, minlength=self._time.size)
+        self._time += found.reshape(self._time.shape)
+
+    def estimate(self, ticks: float) -> None:
+        """Let ``ticks`` pass, and bring what `rate` answers up to date."""
+        fade = _FADE**ticks
+        uses, time = self._uses - self._uses_before, self._time - self._time_before
+        self._log_likelihood *= fade
+        self._log_likelihood += [
+            (uses * np.log(hazards) - time * hazards).sum() for hazards in self._opinions
+        ]
+        self._uses *= fade
+        self._time *= fade
+        self._uses_before, self._time_before = self._uses.copy(), self._time.copy()
+        self._opinions = [self._hazards(weight) for weight in _SHAPE_WEIGHTS]
+        support = self._log_likelihood + _LOG_PRIOR
+        shares = np.exp(support - support.max())
+        self._rates = _densities(np.tensordot(shares / shares.sum(), self._opinions, axes=1))
+
+    def rate(self, kind: int, age: float) -> float:
+        """Uses to expect for each tick that one of this kind and age is kept."""
+        at = min(max(_BINS_PER_OCTAVE * log2(age + 1.0) - 0.5, 0.0), _BINS - 1.001)
+        low = int(at)
+        share = at - low
+        rates = self._rates[kind]
+        return float(rates[low] * (1.0 - share) + rates[low + 1] * share)
+
+    def rates(self, kinds: _Floats, ages: _Floats) -> _Floats:
+        """As `rate`, for many: arrays of shape ``[n]``."""
+        at = np.clip(_BINS_PER_OCTAVE * np.log2(ages + 1.0) - 0.5, 0.0, _BINS - 1.001)
+        low = at.astype(np.int64)
+        share = at - low
+        flat = kinds.astype(np.int64) * _BINS + low
+        found: _Floats = np.take(self._rates, flat) * (1.0 - share)
+        return found + np.take(self._rates, flat + 1) * share
+
+    def _hazards(self, shape_weight: float) -> _Floats:
+        """Uses for each tick at an age, given none before it; shape ``[kinds, bins]``."""
+        uses, time = _by_group(self._uses), _by_group(self._time)
+        guess = _GUESS * ((uses.sum() + 1.0) / ((time * _GUESS).sum() + 1.0))
+        groups = _corrected(guess, uses, time, _GROUP_WEIGHT, shape_weight)
+        return _corrected(groups[_GROUP], self._uses, self._time, _KIND_WEIGHT, shape_weight)
+
+
+def _by_group(counts: _Floats) -> _Floats:
+    return np.stack([counts[group == _GROUP].sum(axis=0) for group in range(_GROUPS)])
+
+
+def _corrected(
+    guess: _Floats, uses: _Floats, time: _Floats, weight: float, shape_weight: float
+) -> _Floats:
+    """A guess of rates, first its level and then its shape moved towards what was seen."""
+    level = (uses.sum(axis=1) + weight) / ((time * guess).sum(axis=1) + weight)
+    rates = guess * level[:, None]
+    seen, expected = uses @ _SMOOTH, (time * rates) @ _SMOOTH
+    found: _Floats = rates * (seen + shape_weight) / (expected + shape_weight)
+    return found
+
+
+def _densities(hazards: _Floats) -> _Floats:
+    """The best rate of use over any span of bins from each bin on."""
+    risk = hazards * _WIDTHS
+    before = np.cumsum(risk, axis=1) - risk
+    # [kind, first bin of a span, a bin of it]: the chance to reach the bin unused.
+    reached = np.exp(np.minimum(before[:, :, None] - before[:, None, :], 0.0)) * _FROM_FIRST
+    used = -np.expm1(-risk)[:, None, :] * reached
+    held = np.cumsum(used / hazards[:, None, :], axis=2)
+    rates = np.cumsum(used, axis=2) / np.maximum(held, _TINY)
+    best: _Floats = rates.max(axis=2)
+    return best

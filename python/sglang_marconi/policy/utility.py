@@ -1,0 +1,51 @@
+"""The paper's utility: how recently a prefix was used, and what a hit on it saves for its bytes."""
+
+from __future__ import annotations
+
+from sglang_marconi.policy.candidates import RankedCandidates
+from sglang_marconi.policy.ledger import PrefixNode
+from sglang_marconi.policy.ranking import Candidate, Ranking, Valuation
+
+# Ranks, in the order in which they go; what a session refers to has _REFERENCED added.
+_STATELESS, _PLAIN, _PLAIN_ABOVE, _BRANCH, _BRANCH_ABOVE, _REFERENCED = range(6)
+_RANKS = 2 * _REFERENCED
+
+
+class PaperUtility(Valuation):
+    """Recency and FLOP efficiency, ``alpha`` times the latter (arXiv 2411.19379, section 4.2).
+
+    Alpha 0 is LRU; it may be changed at any time. Before utility decides, the kind of node does:
+    what nothing can resume at goes first, then nodes with at most one child, then branch points;
+    what stands above a running request goes after others of its kind.
+    """
+
+    def __init__(self, alpha: float) -> None:
+        self.alpha = alpha
+
+    def ranking(self) -> Ranking:
+        return _UtilityRanking(self)
+
+
+class _UtilityRanking(Ranking):
+    def __init__(self, utility: PaperUtility) -> None:
+        self._utility = utility
+        self._candidates: RankedCandidates[PrefixNode] = RankedCandidates(_RANKS)
+
+    def place(self, node: PrefixNode, candidate: Candidate) -> None:
+        self._candidates.place(node, _rank(node, candidate), node.last_use, candidate.efficiency)
+
+    def discard(self, node: PrefixNode) -> None:
+        self._candidates.discard(node)
+
+    def least_useful(self) -> PrefixNode | None:
+        return self._candidates.least_useful(self._utility.alpha)
+
+
+def _rank(node: PrefixNode, candidate: Candidate) -> int:
+    if not candidate.resumable:
+        rank = _STATELESS
+    elif len(node.children) > 1:
+        rank = _BRANCH_ABOVE if node.running_below else _BRANCH
+    else:
+        rank = _PLAIN_ABOVE if node.running_below else _PLAIN
+    return rank + _REFERENCED if candidate.referenced else rank

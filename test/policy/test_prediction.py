@@ -1,0 +1,468 @@
+"""Predicted reuse on small trees: what goes first, and that the shortlist finds it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from unittest import mock
+
+import numpy as np
+import pytest
+from grove import Grove, SharedGrove
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from numpy.typing import NDArray
+from sglang_marconi.policy import prediction
+from sglang_marconi.policy.ledger import PrefixNode
+from sglang_marconi.policy.prediction import PredictedReuse, kind_of
+from sglang_marconi.policy.ranking import Valuation
+from sglang_marconi.policy.reuse import Kind, ReuseModel
+from sglang_marconi.policy.utility import PaperUtility
+
+Floats = NDArray[np.float64]
+
+
+class SmallCache(SharedGrove):
+    """Prefixes side by side, with room for so many of them."""
+
+    def __init__(self, valuation: Valuation, room: int) -> None:
+        super().__init__(valuation)
+        self.room = room
+        self.evicted: list[str] = []
+
+    def ask(self, name: str, tokens: int = 10) -> bool:
+        """A request for a prefix, which is stored; whether it was there."""
+        if name in self.nodes:
+            self.use(name)
+            return True
+        # The root is not counted.
+        while len(self.nodes) > self.room:
+            victim = self.next()
+            assert victim is not None
+            self.evicted.append(victim)
+            self.remove(victim)
+        self.insert(name, tokens)
+        return False
+
+    def cycle(self, length: int, rounds: int) -> float:
+        """One prefix after another, again and again; the share that was there."""
+        names = [f"prefix {number}" for number in range(length)]
+        return sum(self.ask(name) for _ in range(rounds) for name in names) / (rounds * length)
+
+
+def wait(grove: Grove | SharedGrove, ticks: int) -> None:
+    """Nothing but requests that share nothing, and leave at once."""
+    for _ in range(ticks):
+        grove.insert("passing", 10)
+        grove.remove("passing")
+
+
+# ---- what is used again stays ----
+
+
+def test_what_is_never_used_again_goes_before_what_is() -> None:
+    """As soon as it is clearly older than what is used again ever gets."""
+    cache = SmallCache(PredictedReuse(), room=70)
+    for number in range(1000):
+        cache.ask(f"lasting {number % 20}")
+        cache.ask(f"once {number}")
+    assert len(cache.evicted) > 900
+    assert all(name.startswith("once") for name in cache.evicted)
+
+
+def test_states_that_conversations_grew_past_go_before_those_at_their_ends() -> None:
+    grove = Grove(PredictedReuse())
+    ends = {number: "" for number in range(8)}
+    for turn in range(6):
+        for number, above in ends.items():
+            if above:
+                grove.use(above)
+            ends[number] = f"{number}, turn {turn}"
+            grove.insert(ends[number], 10, below=above)
+    order = grove.evict_states()
+    assert len(order) == 48
+    assert set(order[-8:]) == set(ends.values())
+
+
+def test_branch_points_that_are_used_outlast_those_that_are_not() -> None:
+    grove = Grove(PredictedReuse())
+    names = [f"{use} {number}" for number in range(4) for use in ("used", "unused")]
+    for name in names:
+        grove.insert(name, 10)
+        for end in ("a", "b"):
+            grove.insert(f"{name}, {end}", 10, below=name)
+    for number in range(200):
+        grove.use(f"used {number % 4}")
+    # As recent as the others.
+    wait(grove, 100)
+    order = [name for name in grove.evict_states() if name in names]
+    assert all(name.startswith("unused") for name in order[:4])
+
+
+def test_what_saves_more_for_its_bytes_outlasts_what_is_as_recent() -> None:
+    grove = Grove(PredictedReuse())
+    for name, tokens in (("long", 1000), ("middle", 100), ("short", 10)):
+        grove.insert(name, tokens)
+    assert grove.evict_states() == ["short", "middle", "long"]
+
+
+# ---- what is learned from ----
+
+
+class Witness(ReuseModel):
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times = dict.fromkeys(Kind, 0.0)
+        self.ages: list[tuple[Kind, int]] = []
+
+    def used(self, kind: int, age: float) -> None:
+        self.ages.append((Kind(kind), round(age)))
+
+    def waited(self, kind: int, start: float, end: float) -> None:
+        assert 0 <= start <= end
+        self.times[Kind(kind)] += end - start
+
+    def all_waited(self, kinds: Floats, starts: Floats, ends: Floats) -> None:
+        for row in zip(kinds, starts, ends, strict=True):
+            self.waited(*row)
+
+
+def test_it_is_told_of_all_uses_and_of_all_time_that_states_are_held() -> None:
+    valuation = PredictedReuse()
+    cache = SmallCache(valuation, room=15)
+    witness = valuation.model = Witness()
+    chooser = random.Random(0)
+    held, ages = 0, []
+    # When each one was stored, and used.
+    stored: dict[str, int] = {}
+    used: dict[str, int] = {}
+    for now in range(700):
+        name = f"{chooser.randrange(25)}"
+        if cache.ask(name):
+            ages.append(now - used[name])
+        else:
+            # They went in the tick before.
+            held += sum(now - 1 - stored.pop(victim) for victim in cache.evicted)
+            cache.evicted.clear()
+            stored[name] = now
+        used[name] = now
+    held += sum(699 - since for since in stored.values())
+    for name in stored:
+        cache.remove(name)
+    assert [age for _, age in witness.ages] == ages
+    assert sum(witness.times.values()) == pytest.approx(held, abs=0.1)
+
+
+def test_time_and_uses_count_for_the_kind_of_node() -> None:
+    valuation = PredictedReuse()
+    grove = Grove(valuation)
+    witness = valuation.model = Witness()
+    grove.insert("turn 1", 10)
+    wait(grove, 5)
+    grove.use("turn 1")
+    grove.insert("turn 2", 10, below="turn 1")
+    wait(grove, 20)
+    grove.use("turn 1")
+    grove.insert("other turn 2", 10, below="turn 1")
+    wait(grove, 40)
+    grove.use("turn 1")
+    for name in ("turn 2", "other turn 2", "turn 1"):
+        grove.remove(name)
+    assert witness.ages == [(Kind.END, 6), (Kind.OUTGROWN, 22), (Kind.BRANCH_TWICE, 42)]
+    assert witness.times[Kind.OUTGROWN] == pytest.approx(22, abs=0.1)
+
+
+# ---- loops ----
+
+
+def test_of_a_loop_that_outgrows_memory_a_part_is_kept() -> None:
+    room = 20
+    rates = {}
+    for valuation in (PaperUtility(0.0), PredictedReuse()):
+        cache = SmallCache(valuation, room)
+        assert cache.cycle(15, rounds=10) > 0.8
+        cache.cycle(2 * room, rounds=5)
+        rates[type(valuation)] = cache.cycle(2 * room, rounds=20)
+    assert rates[PaperUtility] == 0
+    assert rates[PredictedReuse] > 0.3
+
+
+def test_of_a_loop_that_never_fitted_a_part_is_kept() -> None:
+    assert SmallCache(PredictedReuse(), room=20).cycle(40, rounds=50) > 0.1
+
+
+# ---- what has changed is forgotten ----
+
+
+def two_branch_points() -> Grove:
+    """One of them is hot: it is used in every second tick; the other one in every fiftieth."""
+    grove = Grove(PredictedReuse())
+    for name in ("hot", "lukewarm"):
+        grove.insert(name, 10)
+        for end in ("a", "b"):
+            grove.insert(f"{name}, {end}", 10, below=name)
+            grove.policy.lock_state(grove[f"{name}, {end}"])
+    for _ in range(20):
+        for _ in range(24):
+            grove.use("hot")
+            wait(grove, 1)
+        grove.use("lukewarm")
+    return grove
+
+
+def test_a_hot_prefix_outlasts_a_lukewarm_one() -> None:
+    grove = two_branch_points()
+    for _ in range(12):
+        grove.use("hot")
+        wait(grove, 1)
+    assert grove.evict_states() == ["lukewarm", "hot"]
+
+
+def test_a_hot_prefix_gone_cold_leaves_before_a_lukewarm_one() -> None:
+    grove = two_branch_points()
+    for _ in range(8):
+        wait(grove, 49)
+        grove.use("lukewarm")
+    wait(grove, 25)
+    assert grove.evict_states() == ["hot", "lukewarm"]
+
+
+@pytest.mark.parametrize("before", [15, 40])
+def test_after_a_loop_other_traffic_is_kept(before: int) -> None:
+    cache = SmallCache(PredictedReuse(), room=20)
+    cache.cycle(before, rounds=50)
+    names = [f"new {number}" for number in range(10)]
+    for _ in range(10):
+        for name in names:
+            cache.ask(name)
+    assert all(cache.ask(name) for _ in range(20) for name in names)
+
+
+def test_clear_forgets_what_was_learned() -> None:
+    def victims(grove: Grove) -> list[str]:
+        ends = {number: "" for number in range(3)}
+        for turn in range(3):
+            for number, above in ends.items():
+                ends[number] = f"{number}, turn {turn}"
+                grove.insert(ends[number], 10 + number, below=above)
+        return grove.evict_states()
+
+    fresh, cleared = Grove(PredictedReuse()), two_branch_points()
+    cleared.policy.clear()
+    cleared.nodes = {"": cleared.policy.root}
+    assert cleared.next_state() is None
+    assert victims(cleared) == victims(fresh)
+    ages = (0.0, 10.0, 100.0)
+    for kind in Kind:
+        for age in ages:
+            models = (grove.policy.valuation.model for grove in (fresh, cleared))
+            assert len({model.rate(kind, age) for model in models}) == 1
+
+
+# ---- before what is predicted ----
+
+
+def test_leaves_where_nothing_can_resume_go_first_the_oldest_before_the_others() -> None:
+    grove = Grove(PredictedReuse())
+    grove.insert("short", 1)
+    for name in ("a", "b", "c"):
+        grove.insert(name, 1000, state=False)
+    grove.insert("loses its state", 1000)
+    grove.insert("gets a state", 500, state=False)
+    grove.use("b")
+    grove.policy.drop_state(grove["loses its state"])
+    grove.policy.store_state(grove["gets a state"])
+    order = ["a", "c", "loses its state", "b", "short", "gets a state"]
+    assert grove.evict_leaves() == order
+
+
+def test_in_one_budget_too() -> None:
+    grove = SharedGrove(PredictedReuse())
+    grove.insert("turn 1", 10)
+    grove.insert("turn 2", 10, below="turn 1")
+    grove.insert("bare", 1000, state=False)
+    assert grove.next() == "bare"
+    grove.remove("bare")
+    assert grove.evict() == ["turn 1", "turn 2", "turn 1"]
+
+
+def test_what_sessions_refer_to_goes_last() -> None:
+    grove = Grove(PredictedReuse())
+    grove.insert("session's, bare", 1, state=False)
+    grove.insert("session's", 1)
+    grove.insert("long", 1000)
+    grove.insert("bare", 1000, state=False)
+    grove.policy.refer_to_kv(grove["session's, bare"], True)
+    grove.policy.refer_to_kv(grove["session's"], True)
+    grove.policy.refer_to_state(grove["session's"], True)
+    assert grove.next_state() == "long"
+    assert grove.next_leaf() == "bare"
+    grove.policy.refer_to_state(grove["session's"], False)
+    assert grove.next_state() == "session's"
+    assert grove.evict_leaves() == ["bare", "long", "session's, bare", "session's"]
+
+
+# ---- the same events, the same victims ----
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_same_requests_evict_the_same_prefixes(seed: int) -> None:
+    def evicted(_elsewhere: list[object]) -> list[str]:
+        chooser = random.Random(seed)
+        cache = SmallCache(PredictedReuse(), room=300)
+        for number in range(2500):
+            if chooser.random() < 0.5:
+                cache.ask(f"again {chooser.randrange(200)}", 20)
+            else:
+                cache.ask(f"once {number}", chooser.choice([10, 20, 30]))
+        return cache.evicted
+
+    first = evicted([])
+    assert len(first) > 500
+    # Other objects move the nodes in memory.
+    assert evicted([object() for _ in range(999)]) == first
+
+
+# ---- the shortlist ----
+
+
+class WatchedShortlist(prediction._Shortlist):
+    """Tells when all candidates are scored."""
+
+    def __init__(self, value: PredictedReuse, when_scored: Callable[[], None]) -> None:
+        super().__init__(value)
+        self._when_scored = when_scored
+
+    def _score_all(self) -> None:
+        super()._score_all()
+        self._when_scored()
+
+
+class ShortlistMachine(RuleBasedStateMachine):
+    """Any candidates that come, change and go, against a dict of their scores."""
+
+    @initialize(
+        shortlist=st.sampled_from([3, prediction._SHORTLIST]),
+        seed=st.integers(0, 9),
+        uses=st.lists(st.tuples(st.sampled_from(Kind), st.floats(0.0, 300.0)), max_size=30),
+    )
+    def begin(self, shortlist: int, seed: int, uses: Sequence[tuple[Kind, float]]) -> None:
+        patch = mock.patch.object(prediction, "_SHORTLIST", shortlist)
+        patch.start()
+        self.stop = patch.stop
+        self.value = PredictedReuse()
+        # Old candidates may then be worth more than new ones.
+        for kind, age in uses * 10:
+            self.value.model.waited(kind, 0.0, age)
+            self.value.model.used(kind, age)
+        self.value.model.estimate(0.0)
+        self.chooser = random.Random(seed)
+        self.list = WatchedShortlist(self.value, self.score_all)
+        self.efficiency: dict[PrefixNode, float] = {}
+        self.scores: dict[PrefixNode, float] = {}
+        self.scored_at = 0.0
+        self.handles = 0
+        self.place_many(2 * shortlist)
+
+    def teardown(self) -> None:
+        if hasattr(self, "stop"):
+            self.stop()
+
+    def score(self, node: PrefixNode) -> float:
+        age = max(self.value.now - node.last_use, 0.0)
+        return self.efficiency[node] * self.value.model.rate(kind_of(node), age)
+
+    def score_all(self) -> None:
+        self.scores = {node: self.score(node) for node in self.efficiency}
+        self.scored_at = self.value.now
+
+    def place(self, node: PrefixNode, efficiency: float) -> None:
+        self.efficiency[node] = efficiency
+        self.scores[node] = self.score(node)
+        self.list.place(node, efficiency)
+
+    def some(self, pick: int) -> PrefixNode:
+        return list(self.efficiency)[pick % len(self.efficiency)]
+
+    @rule(count=st.integers(1, 20))
+    def place_many(self, count: int) -> None:
+        for _ in range(count):
+            node = PrefixNode(self.handles, None, 10, self.value.now - self.chooser.randrange(100))
+            self.handles += 1
+            node.has_state = True
+            node.branched = self.chooser.random() < 0.5
+            node.hits = self.chooser.randrange(5)
+            self.place(node, self.chooser.choice([1.0, 2.0, self.chooser.uniform(0.5, 5.0)]))
+
+    @precondition(lambda self: self.efficiency)
+    @rule(pick=st.integers(0, 2000))
+    def use(self, pick: int) -> None:
+        node = self.some(pick)
+        node.last_use = self.value.now
+        node.hits += 1
+        self.place(node, self.efficiency[node])
+
+    @precondition(lambda self: self.efficiency)
+    @rule(pick=st.integers(0, 2000), factor=st.sampled_from([0.1, 1.0, 10.0]))
+    def reprice(self, pick: int, factor: float) -> None:
+        node = self.some(pick)
+        self.place(node, self.efficiency[node] * factor)
+
+    @precondition(lambda self: self.efficiency)
+    @rule(pick=st.integers(0, 2000), again=st.booleans())
+    def discard(self, pick: int, again: bool) -> None:
+        node = self.some(pick)
+        efficiency = self.take_out(node)
+        if again:
+            self.place(node, efficiency)
+
+    def take_out(self, node: PrefixNode) -> float:
+        self.list.discard(node)
+        del self.scores[node]
+        return self.efficiency.pop(node)
+
+    @rule(ticks=st.sampled_from([1.0, 5.0, 20.0, 100.0]))
+    def tick(self, ticks: float) -> None:
+        self.value.now += ticks
+
+    @precondition(lambda self: self.efficiency)
+    @rule(evictions=st.integers(1, 20))
+    def evict(self, evictions: int) -> None:
+        for _ in range(min(evictions, len(self.efficiency))):
+            self.check_first()
+            self.take_out(self.list.first())
+        assert len(self.list) == len(self.efficiency)
+
+    @precondition(lambda self: self.efficiency)
+    @rule(new=st.integers(1, 5))
+    def outlive_the_shortlist(self, new: int) -> None:
+        """All of it goes, while better ones have come since."""
+        self.tick(100.0)
+        self.check_first()
+        for _ in range(new):
+            self.place_many(1)
+            self.reprice(-1, 10.0)
+        self.evict(prediction._SHORTLIST + new + 1)
+
+    @precondition(lambda self: self.efficiency)
+    @rule()
+    def check_first(self) -> None:
+        first = self.list.first()
+        assert self.scores[first] <= min(self.scores.values()) * (1 + 1e-9)
+        # Scores are not much out of date.
+        assert self.value.now < self.scored_at + max(64.0, len(self.efficiency) / 16)
+
+
+TestShortlist = ShortlistMachine.TestCase
+TestShortlist.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_of_equal_scores_the_one_used_longest_ago_goes_first() -> None:
+    grove = Grove(PredictedReuse())
+    for name in ("a", "b"):
+        grove.insert(name, 10)
+    grove.use("a")
+    assert grove.evict_states() == ["b", "a"]

@@ -1,0 +1,405 @@
+"""The client and real sidecars: what happens to either must not be felt by the other."""
+
+import logging
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from array import array
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tuning_workload as workload
+import zmq
+from sglang_marconi.tuning import TuningClient
+from sglang_marconi.tuning.messages import (
+    ALPHAS,
+    Alive,
+    Finished,
+    Setup,
+    Tuned,
+    decode_for_scheduler,
+    encode,
+)
+from sglang_marconi.tuning.prefix_hashes import PrefixHasher
+from sglang_marconi.tuning.process import LONGEST_WAIT, SILENCE, SidecarProcess
+
+_PATIENCE = 30.0
+_TURNS = [(prompt, array("q", tokens)) for prompt, tokens in workload.documents(240)]
+
+
+class _Clock:
+    """Real time, and leaps."""
+
+    def __init__(self):
+        self.ahead = 0.0
+
+    def __call__(self):
+        return time.monotonic() + self.ahead
+
+
+@contextmanager
+def _client(clock=time.monotonic, **setup):
+    client = TuningClient(workload.setup(**setup), clock=clock)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def _until(condition, step=lambda: time.sleep(0.01)):
+    end = time.monotonic() + _PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        step()
+
+
+def _ready(client):
+    """A sidecar is there and set up."""
+    sent = client.counts.sent
+
+    def step():
+        client.record(*_TURNS[0])
+        client.poll()
+        time.sleep(0.01)
+
+    _until(lambda: client.counts.sent > sent, step)
+
+
+def _tune(client):
+    """Feed requests until an alpha comes."""
+    tuned = client.counts.tuned
+    answers = []
+
+    def step():
+        for turn in _TURNS:
+            client.record(*turn)
+            answers.append(client.poll())
+            time.sleep(0.002)
+
+    _until(lambda: client.counts.tuned > tuned, step)
+    return [answer for answer in answers if answer is not None]
+
+
+def test_a_better_alpha_arrives():
+    with _client(alpha=0.0) as client:
+        answers = _tune(client)
+        assert answers[-1] == client.last_tuned.alpha > 0
+        tuned = client.last_tuned
+        assert set(tuned.hit_rates) == set(ALPHAS)
+        assert tuned.hit_rates[tuned.alpha] == max(tuned.hit_rates.values()) > 0
+        assert 0 < tuned.seconds < _PATIENCE
+        assert client.sidecar_says.garbage == 0
+        assert client.poll() is None
+
+
+def test_a_killed_sidecar_is_restarted_later_each_time_and_tunes_again(caplog):
+    clock = _Clock()
+    with _client(clock) as client, caplog.at_level(logging.WARNING):
+        before = _tune(client)[-1]
+        for wait in (1, 2, 4):
+            _ready(client)
+            os.kill(client.process.pid, signal.SIGKILL)
+            _until(lambda: client.process.pid is None, client.poll)
+            client.record(*_TURNS[0])
+            clock.ahead += wait - 0.5
+            assert client.poll() is None
+            assert client.process.pid is None, "too early"
+            clock.ahead += 0.5
+            _until(lambda: client.process.pid is not None, client.poll)
+        warnings = [record.getMessage() for record in caplog.records]
+        assert [text[text.index("again") :] for text in warnings] == [
+            f"again in {wait} s" for wait in (1, 2, 4)
+        ]
+        assert client.process.restarts == 3
+        _tune(client)
+        assert client.last_tuned.alpha >= before, "the new one starts from the alpha in force"
+
+
+def test_a_restart_after_a_long_life_is_quick(caplog):
+    clock = _Clock()
+    with _client(clock) as client:
+        for _ in range(2):
+            _ready(client)
+            os.kill(client.process.pid, signal.SIGKILL)
+            _until(lambda: client.process.pid is None, client.poll)
+            clock.ahead += 10
+            _until(lambda: client.process.pid is not None, client.poll)
+        _ready(client)
+        clock.ahead += LONGEST_WAIT
+        os.kill(client.process.pid, signal.SIGKILL)
+        _until(lambda: client.process.pid is None, client.poll)
+        assert caplog.records[-1].getMessage().endswith("again in 1 s")
+
+
+def test_a_stopped_sidecar_costs_nothing_and_is_replaced(caplog):
+    clock = _Clock()
+    with _client(clock) as client:
+        _ready(client)
+        stopped = client.process.pid
+        os.kill(stopped, signal.SIGSTOP)
+        dropped = client.counts.dropped
+        seconds = []
+        for _ in range(2000):
+            start = time.perf_counter()
+            client.record(*_TURNS[0])
+            client.poll()
+            seconds.append(time.perf_counter() - start)
+        assert client.counts.dropped > dropped, "the queue has an end"
+        assert np.median(seconds) < 1e-3
+        clock.ahead += SILENCE + 1
+        _until(lambda: client.process.pid is None, client.poll)
+        assert "silent" in caplog.records[-1].getMessage()
+        clock.ahead += 2
+        _until(lambda: client.process.pid not in (None, stopped), client.poll)
+        _tune(client)
+
+
+def test_a_flood_is_cut_short():
+    with _client() as client:
+        _ready(client)
+        tokens = array("q", range(20_000))
+        for _ in range(3000):
+            client.record(len(tokens), tokens)
+        assert client.counts.dropped > 0
+        _until(lambda: client.sidecar_says.missing > 0, lambda: (_ready(client), client.poll()))
+        assert client.sidecar_says.garbage == 0
+        assert client.process.restarts == 0
+
+
+def _intruder(client, identity):
+    socket = zmq.Context.instance().socket(zmq.DEALER)
+    socket.setsockopt(zmq.IDENTITY, identity)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.connect(client.endpoint)
+    return socket
+
+
+_GOOD = encode(Tuned(1.5, 1, {}, 0.1))
+
+
+def test_nobody_else_is_listened_to():
+    with _client(alpha=0.3) as client:
+        _ready(client)
+        socket = _intruder(client, b"intruder")
+        before = client.counts.garbage
+        for _ in range(5):
+            socket.send(_GOOD)
+            socket.send_multipart([b"", _GOOD])
+        _until(lambda: client.counts.garbage == before + 10, client.poll)
+        assert client.counts.tuned == 0
+        socket.close()
+        _tune(client)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [b""],
+        [b"\xff\xfe\x00garbage"],
+        [encode(Alive())[:-1]],
+        [_GOOD[:-3]],
+        [_GOOD, _GOOD],
+        [encode(Setup(workload.COST, 1, 1, 0.5))],
+        [encode(Tuned(math.nan, 1, {}, 0.1))],
+        [encode(Tuned(math.inf, 1, {}, 0.1))],
+        [encode(Tuned(-0.1, 1, {}, 0.1))],
+        [encode(Tuned(2.1, 1, {}, 0.1))],
+    ],
+)
+def test_nonsense_from_the_sidecar_itself_is_ignored(frames):
+    with _client(alpha=0.3) as client:
+        _ready(client)
+        os.kill(client.process.pid, signal.SIGKILL)
+        _until(lambda: client.process.pid is None, client.poll)
+        # The dead one's name is what the client listens to until the restart, which never comes.
+        client.process._restart_at = math.inf
+        socket = _intruder(client, client.process.identity)
+        socket.send_multipart(frames)
+        _until(lambda: client.counts.garbage == 1, lambda: _no_answer(client))
+        socket.send(_GOOD)
+        answers = []
+        _until(lambda: 1.5 in answers, lambda: answers.append(client.poll()))
+        socket.close()
+
+
+def _no_answer(client):
+    assert client.poll() is None
+
+
+class _Scheduler:
+    """A socket that a real sidecar connects to, to tell it what one likes."""
+
+    def __init__(self):
+        self.endpoint = f"ipc://@test-tuning-{os.getpid()}-{time.monotonic_ns()}"
+        self.socket = zmq.Context.instance().socket(zmq.ROUTER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.bind(self.endpoint)
+        self.process = SidecarProcess(self.endpoint, time.monotonic)
+        self.alive = None
+        self.tuned = None
+        _until(lambda: self.alive is not None, self.receive)
+
+    def send(self, *frames):
+        self.socket.send_multipart([self.process.identity, *frames])
+
+    def receive(self):
+        if self.socket.poll(100):
+            message = decode_for_scheduler(self.socket.recv_multipart()[1])
+            if isinstance(message, Alive):
+                self.alive = message
+            else:
+                self.tuned = message
+
+    def close(self):
+        self.process.close()
+        self.socket.close()
+
+
+def test_nonsense_from_the_scheduler_is_dropped_and_counted():
+    scheduler = _Scheduler()
+    hasher = PrefixHasher()
+
+    def finished(number, prompt, tokens):
+        return encode(Finished(number, prompt, len(tokens), hasher.hash(tokens)))
+
+    try:
+        turns = workload.documents(240)
+        nonsense = [
+            finished(1, *turns[0]),  # Before the setup.
+            b"",
+            b"\x00\xff",
+            encode(Alive()),
+            encode(workload.setup())[:-2],
+        ]
+        scheduler.send(*nonsense)
+        scheduler.send(encode(workload.setup()))
+        good = [finished(number, *turn) for number, turn in enumerate(turns, 11)]
+        scheduler.send(*good[:10])
+        more = [
+            encode(workload.setup()),
+            good[3],
+            encode(Finished(100, 3, 4, b"too short")),
+            encode(Finished(100, 5, 4, bytes(16))),
+            encode(Finished(100, 0, 0, b"")),
+            os.urandom(1000),
+        ]
+        scheduler.send(*more)
+        scheduler.send(*good[12:])
+        _until(lambda: scheduler.alive.received == len(good) - 2, scheduler.receive)
+        assert scheduler.alive.garbage == len(nonsense) + len(more)
+        assert scheduler.alive.missing == 10 + 2
+        _until(lambda: scheduler.tuned is not None, scheduler.receive)
+        assert scheduler.process.check()
+    finally:
+        scheduler.close()
+
+
+def _descendants(pid):
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    below = [int(child) for child in children]
+    return below + [pid for child in below for pid in _descendants(child)]
+
+
+def _gone(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+_SERVER = """
+import sys, time
+sys.path.insert(0, {here!r})
+import tuning_workload as workload
+from sglang_marconi.tuning import TuningClient
+client = TuningClient(workload.setup(state_bytes=40 * workload.COST.state_bytes))
+print(client.process.pid, flush=True)
+turns = workload.one_offs(3000)
+while True:
+    for turn in turns:
+        client.record(*turn)
+        client.poll()
+        time.sleep(0.001)
+"""
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_killed_server_leaves_no_process(stopped):
+    server = subprocess.Popen(
+        [sys.executable, "-c", _SERVER.format(here=str(Path(__file__).parent))],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    sidecar = int(server.stdout.readline())
+    family = {sidecar}
+    try:
+        # A leader and a worker that are past their first steps.
+        workers = set()
+        while len(workers) < 2:
+            workers = set(_descendants(sidecar))
+            time.sleep(0.02)
+            workers &= set(_descendants(sidecar))
+        family |= workers
+        for pid in family if stopped else ():
+            os.kill(pid, signal.SIGSTOP)
+        server.kill()
+        server.wait()
+        _until(lambda: all(map(_gone, family)))
+    finally:
+        server.kill()
+        server.wait()
+        server.stdout.close()
+        for pid in family:
+            if not _gone(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+def test_a_sidecar_ends_with_its_standard_input():
+    scheduler = _Scheduler()
+    try:
+        scheduler.process._process.stdin.close()
+        _until(lambda: scheduler.process.pid is None, scheduler.process.check)
+    finally:
+        scheduler.close()
+
+
+def test_a_closed_client_does_nothing():
+    with _client() as client:
+        _ready(client)
+        pid = client.process.pid
+        client.close()
+        assert _gone(pid)
+        client.record(*_TURNS[0])
+        assert client.poll() is None
+        client.close()
+
+
+@pytest.mark.parametrize("tokens", [None, "text", object(), [1, "a"], [2**70], array("q")])
+def test_no_error_reaches_the_scheduler(tokens):
+    with _client(alpha=0.3) as client:
+        _ready(client)
+        client.record(3, tokens)
+        client.poll()
+        client.record(*_TURNS[0])
+        assert client.poll() is None
+
+
+def test_a_sidecar_that_cannot_be_started_is_tried_again(monkeypatch, caplog):
+    clock = _Clock()
+    monkeypatch.setattr(sys, "executable", "/nonexistent")
+    with _client(clock) as client:
+        assert "could not be started" in caplog.records[-1].getMessage()
+        clock.ahead += 1.5
+        client.poll()
+        assert caplog.records[-1].getMessage().endswith("again in 2 s")
+        monkeypatch.undo()
+        clock.ahead += 2.5
+        _ready(client)
