@@ -172,6 +172,10 @@ class TuningClient:
         elif message.alpha in self._setup.candidates:
             self.counts.tuned += 1
             self.last_tuned = message
+            logger.info(
+                "Tuned on the requests up to number %d in %.1f s: alpha %s is best",
+                *(message.number, message.seconds, message.alpha),
+            )
             self._setup = msgspec.structs.replace(self._setup, alpha=message.alpha)
         else:
             self.counts.garbage += 1
