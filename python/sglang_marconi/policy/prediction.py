@@ -60,28 +60,28 @@ class PredictedReuse(Valuation):
         return _PredictedRanking(self)
 
     def seen(self, node: PrefixNode, now: float) -> None:
-        self._advance(now)
+        now = self._advance(now)
         before, kind = self._watched.get(node), kind_of(node)
         if before is None:
-            self._watched.put(node, kind, node.last_use, now)
+            self._watched.put(node, kind, floor(node.last_use), now)
             if kind <= Kind.OFFSHOOT:
                 self._choose_explorer(node)
         elif before[0] != kind:
             self._count_time(*before)
-            self._watched.put(node, kind, node.last_use, now)
+            self._watched.put(node, kind, floor(node.last_use), now)
 
     def used(self, node: PrefixNode, now: float) -> None:
-        self._advance(now)
+        now = self._advance(now)
         self._explorers.pop(node, None)
         before = self._watched.get(node)
         # Within one tick it is the request itself that comes back to what it has stored.
-        if before is not None and floor(now) > floor(before[1]):
+        if before is not None and now > before[1]:
             self._count_time(*before)
             self.model.used(int(before[0]), now - before[1])
             self._watched.put(node, before[0], now, now)
 
     def gone(self, node: PrefixNode, now: float) -> None:
-        self._advance(now)
+        now = self._advance(now)
         before = self._watched.get(node)
         if before is not None:
             self._count_time(*before)
@@ -105,16 +105,18 @@ class PredictedReuse(Valuation):
         start = max(since, self._estimated_at)
         self.model.waited(int(kind), start - last_use, self.now - last_use)
 
-    def _advance(self, now: float) -> None:
-        self.now = now
+    def _advance(self, now: float) -> float:
+        """The time in whole ticks: what counts must not depend on the order within one."""
+        self.now = now = float(floor(now))
         pause = min(max(_FIRST_PAUSE, _PAUSE_SHARE * now), _LONGEST_PAUSE)
         if now < self._estimated_at + pause:
-            return
+            return now
         kinds, last_use, since = self._watched.columns
         starts = np.maximum(since, self._estimated_at)
         self.model.all_waited(kinds, starts - last_use, now - last_use)
         self.model.estimate(now - self._estimated_at)
         self._estimated_at = now
+        return now
 
 
 def kind_of(node: PrefixNode) -> Kind:
@@ -213,7 +215,7 @@ class _Shortlist:
     def place(self, node: PrefixNode, efficiency: float) -> None:
         kind, last_use = kind_of(node), self._value.last_use(node)
         self._rows.put(node, efficiency, last_use, kind)
-        age = max(self._value.now - last_use, 0.0)
+        age = max(self._value.now - floor(last_use), 0.0)
         self._pushed += 1
         entry = efficiency * self._value.model.rate(kind, age), last_use, self._pushed, node
         self._entries[node] = entry
@@ -247,7 +249,7 @@ class _Shortlist:
     def _score_all(self) -> None:
         self._scored_at = self._value.now
         efficiency, last_use, kinds = self._rows.columns
-        ages = np.maximum(self._scored_at - last_use, 0.0)
+        ages = np.maximum(self._scored_at - np.floor(last_use), 0.0)
         scores = efficiency * self._value.model.rates(kinds, ages)
         self._limit = inf
         chosen = np.arange(len(scores))
