@@ -18,7 +18,6 @@ recurrent operations.
 
 from __future__ import annotations
 
-import logging
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
     from sglang.srt.mem_cache.unified_cache.unified_tree_core_interface import (
         UnifiedTreeCoreInterface,
     )
-
-logger = logging.getLogger(__name__)
 
 BACKEND = "marconi"
 SUPPORTED_SGLANG = SpecifierSet(">=0.5.23,<0.5.24")

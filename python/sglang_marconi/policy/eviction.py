@@ -69,6 +69,12 @@ class PricedLedger(PrefixLedger):
     def _offer(self, node: PrefixNode, saved: float) -> None:
         """Make ``node``, a hit on which saves ``saved`` FLOPs, the candidate that it is."""
 
+    def _admits(self, ranking: Ranking, above: int, depth: int, size: int, *, branch: bool) -> bool:
+        """Whether a checkpoint of so many bytes is worth what goes first in ``ranking``."""
+        self._settle()
+        saved = self._cost.prefill_flops(above, depth)
+        return ranking.admits(saved / (size or 1), branch=branch)
+
     def _state(self, node: PrefixNode, saved: float) -> Candidate | None:
         """``node`` as a candidate to lose its state, on which a hit saves ``saved`` FLOPs."""
         if not node.has_state or node.state_in_use:
@@ -129,9 +135,7 @@ class EvictionPolicy(PricedLedger):
 
         ``above``: the depth of the nearest state above it, 0 without one.
         """
-        self._settle()
-        saved = self._cost.prefill_flops(above, depth)
-        return self._states.admits(saved / self._cost.state_bytes, branch=True)
+        return self._admits(self._states, above, depth, self._cost.state_bytes, branch=True)
 
     def _offer(self, node: PrefixNode, saved: float) -> None:
         _put(self._states, node, self._state(node, saved))
@@ -159,16 +163,12 @@ class SharedBudgetEviction(PricedLedger):
 
         ``above``: the depth of the nearest state above it, 0 without one.
         """
-        self._settle()
-        saved = self._cost.prefill_flops(above, depth)
-        return self._nodes.admits(saved / (self._cost.state_bytes or 1), branch=True)
+        return self._admits(self._nodes, above, depth, self._cost.state_bytes, branch=True)
 
     def admits_end(self, above: int, depth: int, kv_bytes: int) -> bool:
         """Whether an end at ``depth`` is worth what has to go for its state and its KV."""
-        self._settle()
-        saved = self._cost.prefill_flops(above, depth)
         size = self._cost.state_bytes + kv_bytes
-        return self._nodes.admits(saved / (size or 1), branch=False)
+        return self._admits(self._nodes, above, depth, size, branch=False)
 
     def _offer(self, node: PrefixNode, saved: float) -> None:
         _put(self._nodes, node, self._leaf(node, saved) or self._inner(node, saved))
