@@ -32,8 +32,8 @@ from sglang_marconi.replay.simulator.run import Run, Setup
 from sglang_marconi.replay.sources import SourceError, load_trace
 from sglang_marconi.replay.table import runs_table
 from sglang_marconi.replay.vocabulary import plain_token_ids
+from sglang_marconi.sizes import parse_bytes
 
-_UNITS = {"": 1.0, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 # SGLang's default of --mamba-full-memory-ratio: bytes of states for each byte of KV.
 _SGLANG_RATIO = 0.9
 _FILE_WIDTH = 140
@@ -282,15 +282,10 @@ def _budgets(text: str) -> list[int]:
 
 
 def _bytes(text: str) -> int:
-    number = text.rstrip("KMGTBkmgtb")
-    unit = text[len(number) :].upper()
     try:
-        amount = int(float(number) * _UNITS[unit])
-    except (KeyError, ValueError, OverflowError):
-        amount = 0
-    if amount <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; 2GB is one, 500MB too")
-    return amount
+        return parse_bytes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _positive(text: str) -> float:

@@ -99,4 +99,9 @@ def check_arguments(args: Any) -> None:
             f"delta net, KDA, short convolution, ...); {args.model_path} has none that SGLang "
             "caches. Omit the option: SGLang's own cache serves attention-only models."
         )
-    parse_settings(args.radix_eviction_policy_config)
+    settings = parse_settings(args.radix_eviction_policy_config)
+    if settings.has_store and args.enable_unified_memory:
+        raise UnsupportedConfiguration(
+            "--radix-cache-backend marconi: a store of checkpoints does not go with "
+            "--enable-unified-memory, which has states and KV share one buffer."
+        )

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from sglang_marconi.sizes import parse_bytes
+
 
 class SettingsError(ValueError):
     """A setting has an unknown name or a value outside its bounds."""
@@ -26,11 +28,36 @@ class Settings(msgspec.Struct, frozen=True):
             evicts the least recently used. ``None``: tuned while serving.
         cost: what a hit is worth. ``flops``: the model's prefill FLOPs; ``tokens``: its
             length, for a model whose layers the cost model has no formula for.
+        checkpoint_memory: a store of their own for checkpoints, taken out of the memory that
+            SGLang gives recurrent states: a share of it above 0 and below 1, or bytes such as
+            ``8GB``. ``None``: checkpoints share the slots of running requests, unless
+            ``encoding`` or ``host_memory`` need a store, which then gets what the requests that
+            may run at a time do not need.
+        encoding: how a checkpoint may be stored when memory is short; it is stored as it is
+            first, and demoted before any is evicted. ``exact``: as it is, always.
+        host_memory: bytes such as ``32GB`` of host memory, on each rank, for checkpoints that
+            leave the device. ``None``: they are evicted.
+        page_bytes: the store's pages; ``None``: chosen for the model's state.
     """
 
     policy: Literal["auto", "marconi"] = "auto"
     alpha: Annotated[float, msgspec.Meta(ge=0)] | None = None
     cost: Literal["flops", "tokens"] = "flops"
+    checkpoint_memory: Annotated[float, msgspec.Meta(gt=0, lt=1)] | str | None = None
+    encoding: Literal["exact", "bf16", "int8", "fp8"] = "exact"
+    host_memory: str | None = None
+    page_bytes: Annotated[int, msgspec.Meta(ge=512)] | None = None
+
+    @property
+    def has_store(self) -> bool:
+        """Whether checkpoints have a store of their own."""
+        wants_store = self.encoding != "exact" or self.host_memory is not None
+        return self.checkpoint_memory is not None or wants_store
+
+    @property
+    def host_bytes(self) -> int:
+        """``host_memory`` as a number; 0 for none."""
+        return parse_bytes(self.host_memory) if self.host_memory is not None else 0
 
 
 def parse_settings(given: Mapping[str, Any] | None) -> Settings:
@@ -62,5 +89,19 @@ def parse_settings(given: Mapping[str, Any] | None) -> Settings:
         raise SettingsError(
             f"--radix-eviction-policy-config: alpha = {settings.alpha!r} is for "
             '"policy": "marconi"; "auto" takes no parameter'
+        )
+    for key in ("checkpoint_memory", "host_memory"):
+        size = getattr(settings, key)
+        if isinstance(size, str):
+            try:
+                parse_bytes(size)
+            except ValueError as error:
+                raise SettingsError(
+                    f"--radix-eviction-policy-config: {key} is not allowed: {error}"
+                ) from error
+    if settings.page_bytes is not None and not settings.has_store:
+        raise SettingsError(
+            f"--radix-eviction-policy-config: page_bytes = {settings.page_bytes!r} is for a store "
+            "of checkpoints: set checkpoint_memory, too"
         )
     return settings
