@@ -46,6 +46,7 @@ def live_policy(settings: Settings, cost: ModelCost, params: CacheInitParams) ->
         state_bytes=_state_bytes(params, cost),
         kv_bytes=params.token_to_kv_pool_allocator.size * cost.kv_bytes_per_token,
         alpha=utility.alpha,
+        forms=() if forms is None else forms,
     )
     return LivePolicy(eviction, AlphaTuning(utility, setup, params.tp_cache_group))
 
