@@ -1,14 +1,26 @@
-"""Every setting of the backend, its default and its bounds.
+"""Every setting of the backend: its name, default and bounds, and what it does.
 
-The settings arrive as the JSON object of ``--radix-eviction-policy-config``.
+The settings arrive as the JSON object of ``--radix-eviction-policy-config``. Its key ``file``
+may name a TOML file, whose values the object's other keys override. A file rather than an
+environment variable: it is part of SGLang's own argument, so it reaches every process, works in
+SGLang's ``--config`` and ``Engine(...)``, and is shown by the server. Each process reads the file
+when it starts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+import difflib
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
+
+OPTION = "--radix-eviction-policy-config"
+FILE_KEY = "file"
+
+_LONGEST_VALUE = 80
 
 
 class SettingsError(ValueError):
@@ -16,51 +28,203 @@ class SettingsError(ValueError):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """The backend's settings.
+    """The backend's settings: types with their bounds, defaults, and descriptions.
 
-    Attributes:
-        policy: what is evicted. ``auto``: what is least likely to be used again soon, for what a
-            hit on it saves and the bytes it holds; it needs no parameter. ``marconi``: the
-            paper's utility.
-        alpha: with ``marconi``, the weight of FLOP efficiency against recency, 0 or more; 0
-            evicts the least recently used. ``None``: tuned while serving.
-        cost: what a hit is worth. ``flops``: the model's prefill FLOPs; ``tokens``: its
-            length, for a model whose layers the cost model has no formula for.
+    Messages, ``sglang-marconi config`` and the README's table come from here.
     """
 
-    policy: Literal["auto", "marconi"] = "auto"
-    alpha: Annotated[float, msgspec.Meta(ge=0)] | None = None
-    cost: Literal["flops", "tokens"] = "flops"
+    policy: Annotated[
+        Literal["auto", "marconi"],
+        msgspec.Meta(
+            description="what is evicted: `auto` predicts reuse and needs no parameter, "
+            "`marconi` is the paper's utility"
+        ),
+    ] = "auto"
+    alpha: Annotated[
+        Annotated[float, msgspec.Meta(ge=0)] | None,
+        msgspec.Meta(
+            description="with `marconi`: weight of FLOP efficiency against recency; 0 is LRU. "
+            "`null`: tuned while serving, by a sidecar process that replays the latest requests"
+        ),
+    ] = None
+    cost: Annotated[
+        Literal["flops", "tokens"],
+        msgspec.Meta(
+            description='what a hit is worth: the model\'s prefill FLOPs, or with `"tokens"` the '
+            "prefix's length, for a model whose layers have no formula here (the server says "
+            "which, and does not start)"
+        ),
+    ] = "flops"
+
+
+class Description(NamedTuple):
+    """A setting as people read it; ``default`` is a Python value, the rest text."""
+
+    key: str
+    allowed: str
+    default: Any
+    text: str
+
+
+class Given(NamedTuple):
+    """Values from one place; ``source`` is its name in messages."""
+
+    source: str
+    values: Mapping[str, Any]
+
+
+class Effective(NamedTuple):
+    """Checked settings, and where each one that was given comes from."""
+
+    settings: Settings
+    sources: Mapping[str, str]
 
 
 def parse_settings(given: Mapping[str, Any] | None) -> Settings:
-    """Check the JSON object of ``--radix-eviction-policy-config``.
+    """Check the JSON object of ``--radix-eviction-policy-config``, and the file it may name.
 
     Raises:
-        SettingsError: names the key, the value it was given and what is allowed.
+        SettingsError: names the place, the key, the value it was given and what is allowed.
+    """
+    return merge_settings(given_in_option(given)).settings
+
+
+def given_in_option(given: Mapping[str, Any] | None) -> list[Given]:
+    """What the JSON object says, after what its file says.
+
+    Raises:
+        SettingsError: it is no object, or its file cannot be read.
     """
     if given is None:
-        return Settings()
+        return []
     if not isinstance(given, Mapping):
-        raise SettingsError(f"--radix-eviction-policy-config must be a JSON object, got {given!r}")
-    allowed = {field.name: field for field in msgspec.structs.fields(Settings)}
-    for key, value in given.items():
-        if key not in allowed:
-            names = ", ".join(sorted(allowed)) or "none"
-            raise SettingsError(
-                f"--radix-eviction-policy-config: unknown key {key!r} (value {value!r}) for "
-                f"--radix-cache-backend marconi; allowed keys: {names}"
-            )
-        try:
-            msgspec.convert(value, allowed[key].type)
-        except msgspec.ValidationError as error:
-            raise SettingsError(
-                f"--radix-eviction-policy-config: {key} = {value!r} is not allowed: {error}"
-            ) from error
-    settings = msgspec.convert(dict(given), Settings)
+        raise SettingsError(f"{OPTION} must be a JSON object, got {_shown(given)}")
+    values = dict(given)
+    if FILE_KEY not in values:
+        return [Given(OPTION, values)]
+    path = values.pop(FILE_KEY)
+    if not isinstance(path, str):
+        raise SettingsError(
+            f"{OPTION}: {FILE_KEY} = {_shown(path)} is not allowed; allowed: "
+            "the path of a TOML file, as text"
+        )
+    return [given_in_file(path), Given(OPTION, values)]
+
+
+def given_in_file(path: str) -> Given:
+    """What a TOML file says.
+
+    Raises:
+        SettingsError: it cannot be read, or is not TOML; the message names the file.
+    """
+    try:
+        with open(path, "rb") as file:
+            return Given(path, tomllib.load(file))
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"{path!r} is not a TOML file: {error}") from error
+
+
+def merge_settings(givens: Iterable[Given]) -> Effective:
+    """Check each value; where two places give a key, the later one counts.
+
+    Raises:
+        SettingsError: names the place, the key, the value it was given and what is allowed.
+    """
+    fields = {field.name: field for field in msgspec.structs.fields(Settings)}
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for source, given in givens:
+        for key, value in given.items():
+            if key not in fields:
+                raise SettingsError(_unknown_key(source, key, value, fields))
+            try:
+                values[key] = _finite(msgspec.convert(value, fields[key].type))
+            except ValueError as error:
+                allowed = _allowed(msgspec.inspect.type_info(fields[key].type))
+                raise SettingsError(
+                    f"{source}: {key} = {_shown(value)} is not allowed; allowed: {allowed}"
+                ) from error
+            sources[key] = source
+    settings = Settings(**values)
     if settings.alpha is not None and settings.policy != "marconi":
         raise SettingsError(
-            f"--radix-eviction-policy-config: alpha = {settings.alpha!r} is for "
+            f"{sources['alpha']}: alpha = {settings.alpha!r} is for "
             '"policy": "marconi"; "auto" takes no parameter'
         )
-    return settings
+    return Effective(settings, sources)
+
+
+def describe_settings() -> list[Description]:
+    """Every setting, in the order of `Settings`."""
+    return [
+        Description(field.name, _allowed(kind), field.default, _description(kind))
+        for field in msgspec.structs.fields(Settings)
+        for kind in (msgspec.inspect.type_info(field.type),)
+    ]
+
+
+def _unknown_key(source: str, key: object, value: object, known: Iterable[str]) -> str:
+    names = sorted({*known, FILE_KEY} if source == OPTION else known)
+    near = difflib.get_close_matches(str(key), names, n=1)
+    guess = f"; did you mean {near[0]!r}?" if near else ""
+    return (
+        f"{source}: unknown key {_shown(key)} (value {_shown(value)}) for "
+        f"--radix-cache-backend marconi{guess} (allowed keys: {', '.join(names)})"
+    )
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("not finite")
+    return value
+
+
+def _shown(value: object) -> str:
+    """A value as it was given, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # An integer of more digits than Python writes.
+        return f"a huge {type(value).__name__}"
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+
+
+def _description(kind: msgspec.inspect.Type) -> str:
+    schema = kind.extra_json_schema if isinstance(kind, msgspec.inspect.Metadata) else None
+    return str((schema or {}).get("description", ""))
+
+
+def _allowed(kind: msgspec.inspect.Type) -> str:
+    """The values that a type takes, in words."""
+    text = type(kind).__name__.removesuffix("Type").lower()
+    match kind:
+        case msgspec.inspect.Metadata():
+            text = _allowed(kind.type)
+            if examples := (kind.extra_json_schema or {}).get("examples"):
+                text += f" such as {' or '.join(map(_json, examples))}"
+        case msgspec.inspect.UnionType():
+            *others, last = map(_allowed, kind.types)
+            text = f"{', '.join(others)}, or {last}"
+        case msgspec.inspect.LiteralType():
+            text = " or ".join(map(_json, kind.values))
+        case msgspec.inspect.FloatType():
+            text = "a number" + _bounds(kind)
+        case msgspec.inspect.IntType():
+            text = "a whole number" + _bounds(kind)
+        case msgspec.inspect.BoolType():
+            text = "true or false"
+        case msgspec.inspect.NoneType():
+            text = "null"
+        case msgspec.inspect.StrType():
+            text = "text"
+    return text
+
+
+def _bounds(kind: msgspec.inspect.FloatType | msgspec.inspect.IntType) -> str:
+    bounds = {"from": kind.ge, "above": kind.gt, "to": kind.le, "below": kind.lt}
+    return "".join(f" {word} {bound:,}" for word, bound in bounds.items() if bound is not None)
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
