@@ -26,7 +26,7 @@ from sglang_marconi.replay.formats import TraceError, TraceFileError
 from sglang_marconi.replay.generators import names as workload_names
 from sglang_marconi.replay.latency import LatencyProfile, LatencyProfileError
 from sglang_marconi.replay.models import ModelSpecError, load_cost
-from sglang_marconi.replay.page import write_report
+from sglang_marconi.replay.page.write import write_report
 from sglang_marconi.replay.records import run_record
 from sglang_marconi.replay.requests import TraceRequest
 from sglang_marconi.replay.results import RequestRecord, RunRecord, write_records
@@ -37,9 +37,7 @@ from sglang_marconi.replay.simulator.run import Run, Setup
 from sglang_marconi.replay.sources import SourceError, load_trace
 from sglang_marconi.replay.table import runs_table
 from sglang_marconi.replay.vocabulary import plain_token_ids
-
-# SGLang's default of --mamba-full-memory-ratio: bytes of states for each byte of KV.
-_SGLANG_RATIO = 0.9
+from sglang_marconi.sizing import SGLANG_RATIO
 
 ERRORS = (
     OSError,
@@ -80,10 +78,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--two-pools",
         type=positive,
         nargs="?",
-        const=_SGLANG_RATIO,
+        const=SGLANG_RATIO,
         metavar="RATIO",
         help="states and KV apart, as SGLang has them: RATIO bytes of states for a byte of KV "
-        f"(SGLang's --mamba-full-memory-ratio, default {_SGLANG_RATIO})",
+        f"(SGLang's --mamba-full-memory-ratio, default {SGLANG_RATIO})",
     )
     server = parser.add_argument_group("against a running server")
     server.add_argument(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sglang_marconi.replay.page import write_report
+from sglang_marconi.replay.page.write import write_report
 from sglang_marconi.replay.sources import SourceError
 
 ERRORS = (OSError, SourceError)
