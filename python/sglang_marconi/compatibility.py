@@ -22,6 +22,9 @@ class Refusal(NamedTuple):
     applies: Callable[[Any], bool]
     reason: str
 
+    def __str__(self) -> str:
+        return f"--radix-cache-backend marconi does not go with {self.option}: {self.reason}."
+
 
 REFUSALS = (
     Refusal(
@@ -89,10 +92,7 @@ def check_arguments(args: Any) -> None:
     """
     for refusal in REFUSALS:
         if refusal.applies(args):
-            raise UnsupportedConfiguration(
-                f"--radix-cache-backend marconi does not go with {refusal.option}: "
-                f"{refusal.reason}."
-            )
+            raise UnsupportedConfiguration(str(refusal))
     if not args.uses_mamba_radix_cache:
         raise UnsupportedConfiguration(
             f"--radix-cache-backend marconi needs a model with recurrent layers (Mamba, gated "

@@ -19,11 +19,17 @@ _COMMANDS = {
     "report": "draw the plots and the page of a replay again",
     "paper": "run the paper's evaluation again",
 }
+# Commands whose arguments after `--` are another program's.
+_PASSING_ON = {"doctor"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; what can go wrong is one line on standard error and exit status 1."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    after_dashes: list[str] = []
+    if _PASSING_ON.intersection(arguments[:1]) and "--" in arguments:
+        dashes = arguments.index("--")
+        arguments, after_dashes = arguments[:dashes], arguments[dashes + 1 :]
     parser = argparse.ArgumentParser(prog="sglang-marconi", description=_PURPOSE)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, purpose in _COMMANDS.items():
@@ -31,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name in arguments[:1]:
             command = import_module(f"sglang_marconi.cli.{name}")
             command.add_arguments(of_command)
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_args(arguments, argparse.Namespace(after_dashes=after_dashes))
     try:
         status = command.run(parsed)
     except command.ERRORS as error:
