@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from sglang_marconi.config import parse_settings
+from sglang_marconi.config import Settings, parse_settings
 
 
 class UnsupportedConfiguration(ValueError):
@@ -80,6 +80,19 @@ REFUSALS = (
 )
 
 
+def store_refusals(settings: Settings) -> tuple[Refusal, ...]:
+    """What is refused beside `REFUSALS` where checkpoints have a store of their own."""
+    if not settings.has_store:
+        return ()
+    return (
+        Refusal(
+            "--enable-unified-memory",
+            lambda args: bool(args.enable_unified_memory),
+            "states and KV share one buffer, out of which no store of checkpoints can be taken",
+        ),
+    )
+
+
 def check_arguments(args: Any) -> None:
     """Refuse what the backend cannot serve.
 
@@ -99,4 +112,6 @@ def check_arguments(args: Any) -> None:
             f"delta net, KDA, short convolution, ...); {args.model_path} has none that SGLang "
             "caches. Omit the option: SGLang's own cache serves attention-only models."
         )
-    parse_settings(args.radix_eviction_policy_config)
+    for refusal in store_refusals(parse_settings(args.radix_eviction_policy_config)):
+        if refusal.applies(args):
+            raise UnsupportedConfiguration(str(refusal))

@@ -12,15 +12,22 @@ from __future__ import annotations
 import difflib
 import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
+
+from sglang_marconi.sizes import parse_bytes
 
 OPTION = "--radix-eviction-policy-config"
 FILE_KEY = "file"
 
 _LONGEST_VALUE = 80
+
+# What checks the values of a type beyond what the type says: under this key of its `extra`.
+_CHECK = "check"
+
+_Size = Annotated[str, msgspec.Meta(examples=["8GB"], extra={_CHECK: parse_bytes})]
 
 
 class SettingsError(ValueError):
@@ -55,6 +62,51 @@ class Settings(msgspec.Struct, frozen=True):
             "which, and does not start)"
         ),
     ] = "flops"
+    checkpoint_memory: Annotated[
+        Annotated[float, msgspec.Meta(gt=0, lt=1)] | _Size | None,
+        msgspec.Meta(
+            description="a store of their own for checkpoints, taken out of the memory that SGLang "
+            "gives recurrent states: a share of it, or bytes. `null`: checkpoints share the slots "
+            "of running requests, unless `encoding` or `host_memory` need a store, which then gets "
+            "what the requests that may run at a time do not need"
+        ),
+    ] = None
+    encoding: Annotated[
+        Literal["exact", "bf16", "int8", "fp8"],
+        msgspec.Meta(
+            description="how a checkpoint may be stored when memory is short; it is stored as it "
+            "is first, and demoted before any is evicted. `exact`: as it is, always"
+        ),
+    ] = "exact"
+    host_memory: Annotated[
+        _Size | None,
+        msgspec.Meta(
+            description="host memory, on each rank, for checkpoints that leave the device. "
+            "`null`: they are evicted"
+        ),
+    ] = None
+    page_bytes: Annotated[
+        Annotated[int, msgspec.Meta(ge=512)] | None,
+        msgspec.Meta(description="the store's pages; `null`: chosen for the model's state"),
+    ] = None
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        """Settings that have no use beside the others, and why."""
+        if self.alpha is not None and self.policy != "marconi":
+            yield "alpha", 'is for "policy": "marconi"; "auto" takes no parameter'
+        if self.page_bytes is not None and not self.has_store:
+            yield "page_bytes", "is for a store of checkpoints: set checkpoint_memory, too"
+
+    @property
+    def has_store(self) -> bool:
+        """Whether checkpoints have a store of their own."""
+        wants_store = self.encoding != "exact" or self.host_memory is not None
+        return self.checkpoint_memory is not None or wants_store
+
+    @property
+    def host_bytes(self) -> int:
+        """``host_memory`` as a number; 0 for none."""
+        return parse_bytes(self.host_memory) if self.host_memory is not None else 0
 
 
 class Description(NamedTuple):
@@ -139,20 +191,18 @@ def merge_settings(givens: Iterable[Given]) -> Effective:
         for key, value in given.items():
             if key not in fields:
                 raise SettingsError(_unknown_key(source, key, value, fields))
+            kind = msgspec.inspect.type_info(fields[key].type)
             try:
-                values[key] = _finite(msgspec.convert(value, fields[key].type))
+                values[key] = msgspec.convert(value, fields[key].type)
+                _check(values[key], kind)
             except ValueError as error:
-                allowed = _allowed(msgspec.inspect.type_info(fields[key].type))
                 raise SettingsError(
-                    f"{source}: {key} = {_shown(value)} is not allowed; allowed: {allowed}"
+                    f"{source}: {key} = {_shown(value)} is not allowed; allowed: {_allowed(kind)}"
                 ) from error
             sources[key] = source
     settings = Settings(**values)
-    if settings.alpha is not None and settings.policy != "marconi":
-        raise SettingsError(
-            f"{sources['alpha']}: alpha = {settings.alpha!r} is for "
-            '"policy": "marconi"; "auto" takes no parameter'
-        )
+    for key, reason in settings.unused():
+        raise SettingsError(f"{sources[key]}: {key} = {_shown(values[key])} {reason}")
     return Effective(settings, sources)
 
 
@@ -175,10 +225,18 @@ def _unknown_key(source: str, key: object, value: object, known: Iterable[str]) 
     )
 
 
-def _finite(value: Any) -> Any:
+def _check(value: object, kind: msgspec.inspect.Type) -> None:
+    """Raise ``ValueError`` for what a type lets pass and should not."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("not finite")
-    return value
+    if isinstance(kind, msgspec.inspect.UnionType):
+        for each in kind.types:
+            _check(value, each)
+    elif isinstance(kind, msgspec.inspect.Metadata):
+        check = (kind.extra or {}).get(_CHECK)
+        if check is not None and isinstance(value, str):
+            check(value)
+        _check(value, kind.type)
 
 
 def _shown(value: object) -> str:

@@ -9,8 +9,13 @@
 | ``PrefillAdder._select_prefill_admission`` (around)   | hook   | end a first chunk on the branch |
 | ``PrefillAdder.add_chunked_req`` (around)             | hook   | end a later chunk on the branch |
 | ``runtime_context.mamba_track_grid`` (around)         | hook   | pages > 1: track at every page  |
+| ``runtime_context.publish`` (after)                   | hook   | a store: the three hooks below  |
+| ``KVCacheConfigurator._handle_max_mamba_cache``       | hook   | slots become the store's bytes  |
+| ``KVCacheConfigurator._calculate_mamba_ratio``        | hook   | slots that a request needs then |
+| ``maybe_init_int8_mamba_checkpoint_pool`` (around)    | hook   | build the store                 |
 
-The hooks on the scheduler are applied only in a process that builds our cache. What
+The hooks on the scheduler are applied only in a process that builds our cache, those on its
+memory only where the settings ask for a store of checkpoints. What
 SGLang's functions must look like for them is checked once the backend is chosen,
 before a model is loaded. On a machine without an accelerator ``cpu.install`` adds the
 recurrent operations.
@@ -47,12 +52,21 @@ _FULL = f"{_COMPONENTS}.full.FullComponent"
 _TREE = "sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedTreeCore"
 _STATES = "sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedLRUList"
 _TRACK_GRID = "sglang.srt.runtime_context.mamba_track_grid"
+_PUBLISH = "sglang.srt.runtime_context.publish"
+_CONFIGURATOR = "sglang.srt.mem_cache.kv_cache_configurator.KVCacheConfigurator"
+_CHECKPOINT_POOL = (
+    "sglang.srt.mem_cache.mamba_checkpoint_pool.maybe_init_int8_mamba_checkpoint_pool"
+)
 _RESOLVE = "sglang.srt.server_args.ServerArgs.resolve_once"
 
 # SGLang's functions that we hook or override, with the parameters we rely on.
 SEAMS: dict[str, tuple[str, ...]] = {
     _RESOLVE: ("self",),
     _TRACK_GRID: ("tree_page",),
+    _PUBLISH: ("server_args", "role", "hf_config", "ranks"),
+    f"{_CONFIGURATOR}._handle_max_mamba_cache": ("self", "total_rest_memory"),
+    f"{_CONFIGURATOR}._calculate_mamba_ratio": ("self",),
+    _CHECKPOINT_POOL: ("mamba_size", "cache_params", "mamba_layer_ids", "device"),
     f"{_ADDER}._select_prefill_admission": (
         "self",
         "req",
@@ -100,6 +114,10 @@ SEAMS: dict[str, tuple[str, ...]] = {
         "insert_params",
     ),
     f"{_MAMBA}.value_len": ("self", "node"),
+    f"{_MAMBA}.reclaimable_value_len": ("self", "node"),
+    f"{_MAMBA}.finalize_match_result_in_cache": ("self", "params", "result"),
+    f"{_MAMBA}._commit_int8_checkpoint": ("self", "active_slots"),
+    f"{_MAMBA}._free_mamba_value": ("self", "mamba_value"),
     f"{_MAMBA}.refresh_lru": ("self", "phase", "node", "root_node"),
     f"{_MAMBA}.acquire_component_lock": ("self", "node", "result", "lock_host"),
     f"{_MAMBA}.release_component_lock": ("self", "node", "params", "lock_host"),
@@ -123,6 +141,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
     f"{_FULL}._advance_session_coverage": ("self", "session_id", "leaf", "old_ancestor"),
     f"{_FULL}._recede_session_coverage": ("self", "session_id", "leaf", "fallback"),
     f"{_TREE}.reset": ("self",),
+    f"{_TREE}.adjust_component_size": ("self", "node_id", "component_type", "delta"),
     f"{_TREE}.begin_insert": ("self", "params"),
     f"{_TREE}._split_node": ("self", "key", "child", "split_len"),
     f"{_TREE}._remove_leaf_from_parent": ("self", "node"),
@@ -139,6 +158,11 @@ SEAMS: dict[str, tuple[str, ...]] = {
     f"{_STATES}.insert_mru": ("self", "node"),
     f"{_STATES}.remove_node": ("self", "node"),
     "sglang.srt.mem_cache.registry.create_unified_radix_cache": ("ctx", "cache_class"),
+    "sglang.srt.mem_cache.unified_radix_cache.UnifiedRadixCache.evict_for_alloc": (
+        "self",
+        "params",
+        "allocation_reclaim_satisfied",
+    ),
     "sglang.srt.mem_cache.memory_pool.HybridReqToTokenPool.free_mamba_cache": (
         "self",
         "req",
@@ -167,6 +191,7 @@ def register() -> None:
     register_radix_cache_backend(BACKEND, build_cache)
     register_tree_core_backend(TREE_CORE, build_tree_core)
     _hook_after_resolution(_check_if_chosen)
+    _hook_after(_PUBLISH, _hook_memory_if_chosen)
 
 
 def check_version() -> None:
@@ -210,7 +235,7 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     from sglang_marconi.cache.branch_cut import cut_admission, cut_continuation
     from sglang_marconi.cache.live_policy import live_policy
     from sglang_marconi.cache.pricing import price_config, with_pools
-    from sglang_marconi.cache.radix_cache import MarconiRadixCache, choose_components
+    from sglang_marconi.cache.radix_cache import MarconiRadixCache, choose_components, has_store
     from sglang_marconi.config import parse_settings
 
     params = ctx.params
@@ -220,6 +245,10 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     cost = price_config(
         ctx.model_config.hf_config, settings, tp_size=attention_ranks(ctx.server_args)
     )
+    if has_store(params.req_to_token_pool) and params.req_to_token_pool.device != "cpu":
+        # Requests compute on it.
+        forward = ctx.tp_worker.model_runner.forward_stream
+        params.req_to_token_pool.mamba_ckpt_pool.store.stream = forward
     policy = live_policy(settings, with_pools(cost, params), params)
     choose_components(params, policy.eviction, policy.tuning)
     HookRegistry.register(f"{_ADDER}._select_prefill_admission", cut_admission, HookType.AROUND)
@@ -253,9 +282,36 @@ def _track_every_page(original: Callable[[int], int], tree_page: int) -> int:
 
 
 def _hook_after_resolution(hook: Callable[[None, Any], None]) -> None:
+    _hook_after(_RESOLVE, hook)
+
+
+def _hook_after(target: str, hook: Callable[..., None]) -> None:
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-    HookRegistry.register(_RESOLVE, hook, HookType.AFTER)
+    HookRegistry.register(target, hook, HookType.AFTER)
+
+
+def _hook_memory_if_chosen(_result: object, server_args: Any, *, role: str, **_: Any) -> None:
+    """In a process that is about to build the pools: the hooks of ``cache.memory_split``."""
+    if server_args.radix_cache_backend != BACKEND or role != "scheduler":
+        return
+    from sglang_marconi.config import parse_settings
+
+    settings = parse_settings(server_args.radix_eviction_policy_config)
+    if not settings.has_store:
+        return
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    from sglang_marconi.cache.memory_split import StoreBuilder
+
+    store = StoreBuilder(settings)
+    for target, hook in {
+        f"{_CONFIGURATOR}._handle_max_mamba_cache": store.split,
+        f"{_CONFIGURATOR}._calculate_mamba_ratio": store.slots_of_a_request,
+        _CHECKPOINT_POOL: store.build_pool,
+    }.items():
+        HookRegistry.register(target, hook, HookType.AROUND)
+    HookRegistry.apply_hooks()
 
 
 def _check_if_chosen(_result: None, server_args: Any) -> None:

@@ -15,7 +15,7 @@ from sglang_marconi.cost import ModelCost, WindowCost, preset, preset_config
 from sglang_marconi.explain import NothingToCheckpointError, explain
 from sglang_marconi.explain.plot import draw
 from sglang_marconi.replay.latency import LatencyProfile
-from sglang_marconi.sizing import Pools, divide
+from sglang_marconi.sglang_pools import Pools, divide_pools
 
 COST = ModelCost(
     flops_per_token=10.0, flops_per_token_squared=0.0, state_bytes=1000, kv_bytes_per_token=10
@@ -81,7 +81,7 @@ def test_two_pools_hold_no_more_than_their_memory(
     total: int, ratio: float, state_bytes: int, kv_bytes: int
 ) -> None:
     cost = replace(COST, state_bytes=state_bytes, kv_bytes_per_token=kv_bytes)
-    pools = divide(total, cost, ratio=ratio)
+    pools = divide_pools(total, cost, ratio=ratio)
     assert pools.state_slots is not None
     assert pools.kv_tokens is not None
     if pools.state_slots:
@@ -92,10 +92,10 @@ def test_two_pools_hold_no_more_than_their_memory(
 
 
 def test_limits_given_to_a_server_take_the_place_of_the_ratio() -> None:
-    assert divide(100_000, COST, state_slots=9, max_tokens=500) == Pools(9, 500)
-    assert divide(100_000, COST, state_slots=9) == Pools(9, 9_000)
-    assert divide(100_000, replace(COST, state_bytes=0)) == Pools(None, 10_000)
-    assert divide(-1, COST) == Pools(0, 0)
+    assert divide_pools(100_000, COST, state_slots=9, max_tokens=500) == Pools(9, 500)
+    assert divide_pools(100_000, COST, state_slots=9) == Pools(9, 9_000)
+    assert divide_pools(100_000, replace(COST, state_bytes=0)) == Pools(None, 10_000)
+    assert divide_pools(-1, COST) == Pools(0, 0)
 
 
 def test_the_plots_show_the_numbers() -> None:

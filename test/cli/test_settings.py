@@ -122,6 +122,31 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         parse_settings({"file": 3})
 
 
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        (
+            {"checkpoint_memory": "0GB"},
+            r"checkpoint_memory = '0GB' .*below 1, text such as \"8GB\"",
+        ),
+        ({"checkpoint_memory": 1}, r"checkpoint_memory = 1 is not allowed"),
+        ({"host_memory": "plenty"}, r"host_memory = 'plenty' is not allowed"),
+        ({"encoding": "int4"}, r'"exact" or "bf16" or "int8" or "fp8"'),
+        ({"page_bytes": 4096}, r"page_bytes = 4096 is for a store"),
+    ],
+)
+def test_settings_of_a_store_are_checked(values: dict[str, Any], named: str) -> None:
+    with pytest.raises(SettingsError, match=named):
+        parse_settings(values)
+
+
+def test_a_store_has_its_settings() -> None:
+    assert not Settings().has_store
+    for values in ({"checkpoint_memory": 0.5}, {"encoding": "int8"}, {"host_memory": "8GB"}):
+        assert parse_settings({**values, "page_bytes": 4096}).has_store
+    assert parse_settings({"host_memory": "8GB"}).host_bytes == 8 * 10**9
+
+
 class Other(msgspec.Struct, frozen=True):
     """Kinds of settings that a later version may have."""
 
@@ -133,7 +158,10 @@ class Other(msgspec.Struct, frozen=True):
     ] = None
     slots: Annotated[int, msgspec.Meta(ge=1, lt=4096)] = 1
     exact: bool = True
-    alpha: None = None
+    nothing: None = None
+
+    def unused(self) -> tuple[()]:
+        return ()
 
 
 def test_any_type_of_setting_is_described_and_checked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +170,7 @@ def test_any_type_of_setting_is_described_and_checked(monkeypatch: pytest.Monkey
         ("memory", 'a number above 0 to 1, text such as "8GB", or null', "how much"),
         ("slots", "a whole number from 1 below 4,096", ""),
         ("exact", "true or false", ""),
-        ("alpha", "null", ""),
+        ("nothing", "null", ""),
     ]
     assert parse_settings({"memory": "16GB", "slots": 3}) == Other("16GB", 3)
     for value in ("big", 2, True, []):

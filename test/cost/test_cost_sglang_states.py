@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from marconi_kernels import Encoding, StateLayout, StatePart
 from public_models import (
     CODESTRAL_MAMBA,
     FALCON_MAMBA,
@@ -28,7 +29,7 @@ from sglang.srt.configs import (
     nemotron_h,
     qwen3_next,
 )
-from sglang_marconi.cost import from_config, preset_config
+from sglang_marconi.cost import ENCODINGS, from_config, preset_config
 
 SERVED: dict[str, tuple[Callable[..., Any], Any]] = {
     "nemotron-h-8b": (configs.NemotronHConfig, preset_config("nemotron-h-8b")),
@@ -90,3 +91,19 @@ def test_state_bytes_are_what_sglang_allocates(name: str, tp_size: int) -> None:
 @pytest.mark.parametrize("name", SERVED)
 def test_sglangs_config_object_costs_what_the_json_costs(name: str) -> None:
     assert from_config(sglang_config(name)) == from_config(SERVED[name][1])
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_encoded_state_bytes_are_what_the_store_takes(name: str, tp_size: int) -> None:
+    config = sglang_config(name)
+    ours = from_config(config, tp_size=tp_size)
+    params = config.mamba2_cache_params
+    parts = [StatePart(tuple(shape), params.dtype.conv, False) for shape in params.shape.conv]
+    if all(params.shape.temporal):
+        parts.append(StatePart(tuple(params.shape.temporal), params.dtype.temporal, True))
+    layout = StateLayout(len(params.layers), parts)
+    for encoding in ENCODINGS:
+        stored = layout.encoded_bytes(Encoding[encoding.upper()])
+        # Each layer's part starts at a multiple of 16 bytes.
+        padding = 16 * len(params.layers) * len(parts)
+        assert 0 <= stored - ours.encoded_state_bytes(encoding) <= padding

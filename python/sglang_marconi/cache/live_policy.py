@@ -13,6 +13,7 @@ from sglang_marconi.tuning.messages import Setup
 if TYPE_CHECKING:
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 
+    from sglang_marconi.cache.checkpoint_pool import CheckpointPool
     from sglang_marconi.config import Settings
     from sglang_marconi.cost import ModelCost
 
@@ -32,16 +33,27 @@ def live_policy(settings: Settings, cost: ModelCost, params: CacheInitParams) ->
 
     A policy to be tuned starts a tuner process on the first rank.
     """
+    pool: CheckpointPool | None = params.req_to_token_pool.mamba_ckpt_pool
+    forms = None if pool is None else pool.store.forms
     if settings.policy == "auto":
-        return LivePolicy(EvictionPolicy(cost, PredictedReuse()))
+        return LivePolicy(EvictionPolicy(cost, PredictedReuse(), forms))
     utility = PaperUtility(_UNTUNED if settings.alpha is None else settings.alpha)
-    eviction = EvictionPolicy(cost, utility)
+    eviction = EvictionPolicy(cost, utility, forms)
     if settings.alpha is not None:
         return LivePolicy(eviction)
     setup = Setup(
         cost=cost,
-        state_bytes=params.req_to_token_pool.mamba_allocator.size * cost.state_bytes,
+        state_bytes=_state_bytes(params, cost),
         kv_bytes=params.token_to_kv_pool_allocator.size * cost.kv_bytes_per_token,
         alpha=utility.alpha,
+        forms=() if forms is None else forms,
     )
     return LivePolicy(eviction, AlphaTuning(utility, setup, params.tp_cache_group))
+
+
+def _state_bytes(params: CacheInitParams, cost: ModelCost) -> int:
+    """Bytes that checkpoints may fill."""
+    pool: CheckpointPool | None = params.req_to_token_pool.mamba_ckpt_pool
+    if pool is not None:
+        return pool.num_slots * pool.store.layout.page_bytes
+    return int(params.req_to_token_pool.mamba_allocator.size) * cost.state_bytes

@@ -10,7 +10,8 @@ SGLang calls a component at four moments of a request's life; this one answers:
 | the prompt ends            | a state, as at every end  | the prompt's KV, no state       |
 | the request ends           | live state or tracked one | live state, else a tracked one  |
 
-Which state goes when states are short, ``policy.eviction`` says; uses and locks of states
+Here states share the slots of running requests; ``paged_component`` has them in a store of their
+own. Which state goes when states are short, ``policy.eviction`` says; uses and locks of states
 are reported to it from here.
 """
 
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
     from sglang_marconi.cache.alpha_tuning import AlphaTuning
     from sglang_marconi.cache.tree_core import MarconiTreeCore
+    from sglang_marconi.policy.ledger import PrefixNode
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +79,7 @@ class MarconiMambaComponent(MambaComponent):
         # The slot a request goes on in once its live state joins the tree; held
         # between prepare and cleanup of one checkpoint.
         self._next_slot: torch.Tensor | None = None
-        self._warned_no_slot = False
+        self._warned_no_room = False
 
     # ---- match ----
 
@@ -169,8 +171,18 @@ class MarconiMambaComponent(MambaComponent):
         if tracker[self.component_type] >= self._evict_device_request_cnt:
             return
         victim = self.policy.least_useful_state()
-        if victim is None:
-            return
+        if victim is not None:
+            self._evict(victim, tracker, device_frees, host_frees, cache_actions)
+
+    def _evict(
+        self,
+        victim: PrefixNode,
+        tracker: dict[ComponentType, int],
+        device_frees: dict[ComponentType, list[torch.Tensor]],
+        host_frees: dict[ComponentType, list[torch.Tensor]],
+        cache_actions: list[CacheAction | ComponentAction],
+    ) -> None:
+        """Take the victim's state out of the tree."""
         self.tree_core._evict_component_and_detach_lru(
             self.tree_core.node_by_id(victim.handle),
             self,
@@ -202,9 +214,7 @@ class MarconiMambaComponent(MambaComponent):
                 self._tuning.finished(len(req.origin_input_ids), req.full_untruncated_fill_ids)
             return self._prepare_finished(req, insert_params, token_ids_len)
         if token_ids_len == req.mamba_branching_seqlen:
-            self._next_slot = self._alloc_slot_for_branch(req.kv.cache_protected_len, token_ids_len)
-            if self._next_slot is not None:
-                insert_params.mamba_value = req.kv.mamba_pool_idx.unsqueeze(-1).clone()
+            insert_params.mamba_value = self._state_at_branch(req, token_ids_len)
             return token_ids_len
         prompt_computed = token_ids_len == len(req.full_untruncated_fill_ids)
         return token_ids_len if prompt_computed else 0
@@ -218,14 +228,14 @@ class MarconiMambaComponent(MambaComponent):
         # just read; SGLang counts that token as committed, so the two agree.
         at = last_token(token_ids_len, req.kv.kv_committed_len, self._page_size)
         if at is not None and not replays:
-            insert_params.mamba_value = req.kv.mamba_pool_idx.unsqueeze(-1).clone()
+            insert_params.mamba_value = self._state_at_end(req)
             return at
         if not self.cache.enable_mamba_extra_buffer and not replays:
             return token_ids_len
         tracked = super().prepare_for_caching_req(
             req, insert_params, token_ids_len, is_finished=True
         )
-        if not tracked:
+        if not tracked or insert_params.mamba_value is None:
             insert_params.mamba_value = insert_params.mamba_keep_idx = None
             return token_ids_len
         if tracked >= req.kv.cache_protected_len:
@@ -252,8 +262,21 @@ class MarconiMambaComponent(MambaComponent):
             )
         )
         if result.mamba_exist:
-            insert_params.mamba_keep_idx = None
+            self._withdraw(insert_params)
         insert_params.mamba_value = None
+
+    def _state_at_branch(self, req: Req, depth: int) -> torch.Tensor | None:
+        """What the tree gets for the state after ``depth`` tokens, where a chunk has just ended."""
+        self._next_slot = self._alloc_slot_for_branch(req.kv.cache_protected_len, depth)
+        return None if self._next_slot is None else _live_slot(req)
+
+    def _state_at_end(self, req: Req) -> torch.Tensor | None:
+        """What the tree gets for a finished request's state."""
+        return _live_slot(req)
+
+    def _withdraw(self, insert_params: InsertParams) -> None:
+        """The tree has had the state that ``insert_params`` offered it."""
+        insert_params.mamba_keep_idx = None
 
     def cleanup_after_caching_req(
         self,
@@ -263,12 +286,7 @@ class MarconiMambaComponent(MambaComponent):
         insert_params: InsertParams | None = None,
     ) -> None:
         """Settle who owns the slots once the tree has taken the state, or not."""
-        stored = (
-            insert_params is not None
-            and insert_params.mamba_value is not None
-            and insert_result is not None
-            and not insert_result.mamba_exist
-        )
+        stored = taken(insert_params, insert_result)
         if not is_finished:
             self._continue_in_next_slot(req, insert_params, stored)
         elif insert_params is not None and insert_params.mamba_keep_idx is not None:
@@ -325,11 +343,31 @@ class MarconiMambaComponent(MambaComponent):
         if slot is None:
             self.cache.evict_for_alloc(EvictParams(num_tokens=0, mamba_num=1))
             slot = allocator.alloc(1)
-        if slot is None and not self._warned_no_slot:
-            self._warned_no_slot = True
-            logger.warning(
+        if slot is None:
+            self._warn_no_room(
                 "No recurrent-state slot is free or evictable: branch points go without a "
                 "checkpoint until one is. Raise --max-mamba-cache-size or lower "
                 "--max-running-requests."
             )
         return slot
+
+    def _warn_no_room(self, message: str) -> None:
+        """Say so once."""
+        if not self._warned_no_room:
+            self._warned_no_room = True
+            logger.warning(message)
+
+
+def taken(insert_params: InsertParams | None, insert_result: InsertResult | None) -> bool:
+    """Whether the tree has taken over the state that it was offered."""
+    return (
+        insert_params is not None
+        and insert_params.mamba_value is not None
+        and insert_result is not None
+        and not insert_result.mamba_exist
+    )
+
+
+def _live_slot(req: Req) -> torch.Tensor:
+    slot: torch.Tensor = req.kv.mamba_pool_idx.unsqueeze(-1).clone()
+    return slot

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sglang.srt.mem_cache.unified_cache.components import ComponentType
 from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
@@ -11,8 +12,10 @@ from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 from sglang_marconi.cache import TREE_CORE
 from sglang_marconi.cache.full_component import MarconiFullComponent
 from sglang_marconi.cache.mamba_component import MarconiMambaComponent
+from sglang_marconi.cache.paged_component import PagedMambaComponent
 
 if TYPE_CHECKING:
+    from sglang.srt.mem_cache.base_prefix_cache import EvictParams, EvictResult
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 
     from sglang_marconi.cache.alpha_tuning import AlphaTuning
@@ -27,6 +30,20 @@ class MarconiRadixCache(UnifiedRadixCache):
     is what all of them, and an operator reading the log, recognise the backend by.
     """
 
+    def evict_for_alloc(self, params: EvictParams, **kwargs: Any) -> EvictResult:
+        """Make room for a request.
+
+        Where checkpoints have a store of their own, evicting one gives no slot to a request.
+        """
+        if has_store(self.req_to_token_pool):
+            params = replace(params, mamba_num=0)
+        return super().evict_for_alloc(params, **kwargs)
+
+
+def has_store(request_pool: Any) -> bool:
+    """Whether checkpoints are kept apart from the slots of running requests."""
+    return request_pool.mamba_ckpt_pool is not None
+
 
 def choose_components(
     params: CacheInitParams, policy: EvictionPolicy, tuning: AlphaTuning | None = None
@@ -35,9 +52,11 @@ def choose_components(
 
     ``tuning``: what changes the policy while serving, if anything does.
     """
+    paged = has_store(params.req_to_token_pool)
+    states = PagedMambaComponent if paged else MarconiMambaComponent
     params.component_registry_override = {
         **(params.component_registry_override or {}),
         ComponentType.FULL: MarconiFullComponent,
-        ComponentType.MAMBA: partial(MarconiMambaComponent, policy=policy, tuning=tuning),
+        ComponentType.MAMBA: partial(states, policy=policy, tuning=tuning),
     }
     params.tree_core_backend = TREE_CORE

@@ -6,21 +6,17 @@ import argparse
 import os
 from pathlib import Path
 
-_BYTES = {"": 1.0, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+from sglang_marconi.sizes import parse_bytes
+
 _TOKENS = {"": 1, "K": 1024, "M": 1024**2}
 
 
 def byte_size(text: str) -> int:
     """Such as 2GB, which is 2 * 10^9 bytes."""
-    number = text.rstrip("KMGTBkmgtb")
-    unit = text[len(number) :].upper()
     try:
-        amount = int(float(number) * _BYTES[unit])
-    except (KeyError, ValueError, OverflowError):
-        amount = 0
-    if amount <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; 2GB is one, 500MB too")
-    return amount
+        return parse_bytes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def token_count(text: str) -> int:

@@ -17,7 +17,7 @@ from sglang_marconi.explain import Explanation, NothingToCheckpointError, explai
 from sglang_marconi.replay.latency import LatencyProfile, LatencyProfileError
 from sglang_marconi.replay.models import ModelSpecError, load_cost
 from sglang_marconi.replay.page import units
-from sglang_marconi.sizing import SGLANG_RATIO
+from sglang_marconi.sglang_pools import SGLANG_RATIO
 
 ERRORS = (
     OSError,

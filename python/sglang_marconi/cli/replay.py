@@ -20,7 +20,7 @@ from sglang_marconi.cli.arguments import (
     positive,
 )
 from sglang_marconi.cli.output import console
-from sglang_marconi.cost import ModelCost, UnsupportedModelError, preset_names
+from sglang_marconi.cost import ENCODINGS, ModelCost, UnsupportedModelError, preset_names
 from sglang_marconi.replay.batch import Job, progress_bar, run_batch
 from sglang_marconi.replay.formats import TraceError, TraceFileError
 from sglang_marconi.replay.generators import names as workload_names
@@ -37,7 +37,7 @@ from sglang_marconi.replay.simulator.run import Run, Setup
 from sglang_marconi.replay.sources import SourceError, load_trace
 from sglang_marconi.replay.table import runs_table
 from sglang_marconi.replay.vocabulary import plain_token_ids
-from sglang_marconi.sizing import SGLANG_RATIO
+from sglang_marconi.sglang_pools import SGLANG_RATIO
 
 ERRORS = (
     OSError,
@@ -82,6 +82,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RATIO",
         help="states and KV apart, as SGLang has them: RATIO bytes of states for a byte of KV "
         f"(SGLang's --mamba-full-memory-ratio, default {SGLANG_RATIO})",
+    )
+    parser.add_argument(
+        "--encoding",
+        type=_encodings,
+        default=["exact"],
+        help=f"one or more of {', '.join(ENCODINGS)}: what checkpoints may be demoted to before "
+        "any is evicted; default: exact, as they are",
     )
     server = parser.add_argument_group("against a running server")
     server.add_argument(
@@ -140,9 +147,10 @@ def run(args: argparse.Namespace) -> int:
         traces[trace.name] = trace.requests
     share = None if args.two_pools is None else args.two_pools / (1 + args.two_pools)
     jobs = [
-        Job(Setup(name, policy, args.model, cost, Budget(budget, share), latency), name)
+        Job(Setup(name, policy, args.model, cost, Budget(budget, share, encoding), latency), name)
         for name in traces
         for policy in args.policy or ([] if args.server else ["auto"])
+        for encoding in (["exact"] if policy == UNLIMITED else args.encoding)
         # Without a bound one budget is like another.
         for budget in (args.budget[:1] if policy == UNLIMITED else args.budget)
     ]
@@ -212,6 +220,16 @@ def _checked_policy(name: str) -> str:
     except PolicyError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return name
+
+
+def _encodings(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in ENCODINGS:
+            raise argparse.ArgumentTypeError(
+                f"no encoding {name!r}; there are {', '.join(ENCODINGS)}"
+            )
+    return names
 
 
 def _budgets(text: str) -> list[int]:

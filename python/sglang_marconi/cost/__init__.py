@@ -5,6 +5,7 @@ without SGLang and without loading a model.
 """
 
 from sglang_marconi.cost.build import from_config
+from sglang_marconi.cost.encoding import ENCODINGS
 from sglang_marconi.cost.errors import (
     ConfigFieldError,
     ShardingError,
@@ -18,6 +19,7 @@ from sglang_marconi.cost.paper import paper_cost
 from sglang_marconi.cost.presets import preset, preset_config, preset_names
 
 __all__ = [
+    "ENCODINGS",
     "ConfigFieldError",
     "LayerCost",
     "ModelCost",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sglang_marconi.cost.config_view import ConfigView
+from sglang_marconi.cost.encoding import RecurrentPart
 from sglang_marconi.cost.families import layers_of
 from sglang_marconi.cost.layer import LayerCost
 from sglang_marconi.cost.model import ModelCost, WindowCost
@@ -64,7 +65,7 @@ def sum_layers(
     layer's FLOPs per key goes to the linear and half to the quadratic coefficient.
     """
     per_token = per_key = 0.0
-    kv_elements = recurrent = conv = 0
+    kv_elements = recurrent = scales = conv = 0
     windows: dict[int, tuple[float, int]] = {}
     for layer in layers:
         per_token += 2.0 * layer.weights(tp_size) + layer.scan_flops(tp_size)
@@ -77,6 +78,7 @@ def sum_layers(
             windows[keys.window] = (flops + keys.flops, elements + keys.kv_elements)
         state = layer.state(tp_size)
         recurrent += state.recurrent
+        scales += state.scales
         conv += state.conv
     return ModelCost(
         flops_per_token=per_token + per_key / 2,
@@ -89,6 +91,7 @@ def sum_layers(
         ),
         parameters=embedding_parameters + sum(layer.total_weights() for layer in layers),
         active_parameters=embedding_parameters + sum(layer.weights(1) for layer in layers),
+        recurrent=RecurrentPart(recurrent, state_dtype_bytes, scales),
     )
 
 

@@ -41,7 +41,7 @@ class GatedDeltaNet(LayerCost):
     def state(self, tp: int) -> StateTerm:
         heads = shard(self.value_heads, tp, "value heads")
         conv = self._conv_channels(tp) * (self.conv_kernel - 1)
-        return StateTerm(heads * self.key_dim * self.value_dim, conv)
+        return StateTerm(heads, self.value_dim, self.key_dim, conv)
 
     def _conv_channels(self, tp: int) -> int:
         keys = shard(self.key_heads, tp, "key heads") * self.key_dim
@@ -77,8 +77,9 @@ class KimiDeltaAttention(LayerCost):
         return 6.0 * self.state(tp).recurrent
 
     def state(self, tp: int) -> StateTerm:
-        inner = shard(self.heads, tp, "KDA heads") * self.head_dim
-        return StateTerm(inner * self.head_dim, 3 * inner * (self.conv_kernel - 1))
+        heads = shard(self.heads, tp, "KDA heads")
+        conv = 3 * heads * self.head_dim * (self.conv_kernel - 1)
+        return StateTerm(heads, self.head_dim, self.head_dim, conv)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,4 +114,4 @@ class JetBlock(LayerCost):
     def state(self, tp: int) -> StateTerm:
         heads = shard(self.heads, tp, "JetBlock heads")
         conv = heads * (2 * self.key_dim + self.value_dim) * (self.conv_kernel - 1)
-        return StateTerm(heads * self.key_dim * self.value_dim, conv)
+        return StateTerm(heads, self.value_dim, self.key_dim, conv)

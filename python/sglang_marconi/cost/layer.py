@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+from sglang_marconi.cost.encoding import scales
 from sglang_marconi.cost.errors import ShardingError
 
 
@@ -22,10 +23,24 @@ class KeyTerm(NamedTuple):
 
 
 class StateTerm(NamedTuple):
-    """Elements of one checkpoint: the recurrent state and the convolution window."""
+    """Elements of one checkpoint: the recurrent state and the convolution window.
 
-    recurrent: int = 0
+    The recurrent state is ``heads`` matrices of ``rows`` x ``columns``, as it lies in memory.
+    """
+
+    heads: int = 0
+    rows: int = 0
+    columns: int = 0
     conv: int = 0
+
+    @property
+    def recurrent(self) -> int:
+        return self.heads * self.rows * self.columns
+
+    @property
+    def scales(self) -> int:
+        """Scales that the state has where an element is stored in one byte (``cost.encoding``)."""
+        return scales(self.heads, self.rows, self.columns)
 
 
 class LayerCost(ABC):

@@ -33,7 +33,7 @@ class LightningAttention(LayerCost):
 
     def state(self, tp: int) -> StateTerm:
         heads = shard(self.heads, tp, "linear attention heads")
-        return StateTerm(recurrent=heads * self.head_dim * self.head_dim)
+        return StateTerm(heads, self.head_dim, self.head_dim)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ class Mamba1(LayerCost):
 
     def state(self, tp: int) -> StateTerm:
         inner = shard(self.inner, tp, "Mamba channels")
-        return StateTerm(inner * self.state_dim, inner * (self.conv_kernel - 1))
+        return StateTerm(inner, 1, self.state_dim, inner * (self.conv_kernel - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +65,9 @@ class Mamba2(LayerCost):
         return 4.0 * self.state(tp).recurrent
 
     def state(self, tp: int) -> StateTerm:
-        inner = shard(self.heads, tp, "Mamba heads") * self.head_dim
-        return StateTerm(inner * self.state_dim, self._conv_channels(tp) * (self.conv_kernel - 1))
+        heads = shard(self.heads, tp, "Mamba heads")
+        conv = self._conv_channels(tp) * (self.conv_kernel - 1)
+        return StateTerm(heads, self.head_dim, self.state_dim, conv)
 
     def _conv_channels(self, tp: int) -> int:
         groups = shard_or_replicate(self.groups, tp, "Mamba groups")

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from sglang_marconi.cost.encoding import RecurrentPart
+
+_NONE = RecurrentPart()
+
 
 @dataclass(frozen=True, slots=True)
 class WindowCost:
@@ -36,7 +40,8 @@ class ModelCost:
     matrices and convolutions of the whole model, embeddings included) and
     ``active_parameters`` (those one token is multiplied with) tell whether a config was
     read well: they should be close to what the model's name says. Both are 0 where there
-    is no model, as in `token_length_cost`.
+    is no model, as in `token_length_cost`. ``recurrent``: the part of ``state_bytes`` that an
+    encoding may round.
     """
 
     flops_per_token: float
@@ -46,6 +51,15 @@ class ModelCost:
     windows: tuple[WindowCost, ...] = ()
     parameters: float = 0.0
     active_parameters: float = 0.0
+    recurrent: RecurrentPart = _NONE
+
+    def encoded_state_bytes(self, encoding: str) -> int:
+        """One checkpoint in one of `ENCODINGS`, none larger than it is exact.
+
+        Convolution windows are kept as they are in each.
+        """
+        smaller = min(self.recurrent.encoded(encoding), self.recurrent.nbytes)
+        return self.state_bytes - self.recurrent.nbytes + smaller
 
     def prefill_flops(self, start: int, end: int) -> float:
         """FLOPs to compute tokens ``[start, end)`` when ``[0, start)`` is cached.

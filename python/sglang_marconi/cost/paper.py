@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sglang_marconi.cost.encoding import RecurrentPart, scales
 from sglang_marconi.cost.model import ModelCost
 
 _FP16_BYTES = 2
@@ -37,4 +38,7 @@ def paper_cost(
         flops_per_token_squared=float(attention_layers * 4 * hidden),
         state_bytes=mamba_layers * (recurrent + conv) * _FP16_BYTES,
         kv_bytes_per_token=attention_layers * 2 * hidden * _FP16_BYTES,
+        recurrent=RecurrentPart(
+            mamba_layers * recurrent, _FP16_BYTES, mamba_layers * scales(1, hidden, state_dim)
+        ),
     )

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from sglang_marconi.cost import ModelCost
 from sglang_marconi.doctor.findings import Finding
 from sglang_marconi.replay.page import units
-from sglang_marconi.sizing import divide
+from sglang_marconi.sglang_pools import divide_pools
 
 _MORE_MEMORY = (
     "raise --mem-fraction-static, free memory on the device, or divide the model over more ranks"
@@ -59,7 +59,7 @@ def memory_finding(plan: Plan, cost: ModelCost) -> Finding:
     )
     if room <= 0:
         return Finding("memory", "problem", f"{basis}: nothing is left for a cache", _MORE_MEMORY)
-    pools = divide(
+    pools = divide_pools(
         room,
         cost,
         ratio=plan.ratio,

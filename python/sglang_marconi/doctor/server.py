@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from sglang_marconi.compatibility import REFUSALS, UnsupportedConfiguration
+from sglang_marconi.compatibility import REFUSALS, UnsupportedConfiguration, store_refusals
 from sglang_marconi.config import Settings, SettingsError, parse_settings
 from sglang_marconi.cost import ModelCost, UnsupportedModelError, from_config
 from sglang_marconi.doctor.findings import Finding, Status
@@ -26,7 +26,7 @@ from sglang_marconi.doctor.options import SETTINGS_REMEDY, read_options
 from sglang_marconi.plugin import BACKEND, attention_ranks, seam_differences
 from sglang_marconi.replay.page import units
 from sglang_marconi.seams import IncompatibleSGLang
-from sglang_marconi.sizing import SGLANG_RATIO
+from sglang_marconi.sglang_pools import SGLANG_RATIO
 
 _CPU_ARGUMENTS = (
     *("--device", "cpu"),
@@ -155,14 +155,14 @@ def _check_arguments(arguments: list[str], device: _Device, say: Say) -> None:
     from sglang.srt.arg_groups.overrides import resolving_view
 
     args = resolving_view(server_args)
-    for refusal in REFUSALS:
-        if refusal.applies(args):
-            say(Finding(refusal.option, "problem", str(refusal), f"omit {refusal.option}"))
     settings = Settings()
     try:
         settings = parse_settings(args.radix_eviction_policy_config)
     except SettingsError as error:
         say(Finding("settings", "problem", str(error), SETTINGS_REMEDY))
+    for refusal in (*REFUSALS, *store_refusals(settings)):
+        if refusal.applies(args):
+            say(Finding(refusal.option, "problem", str(refusal), f"omit {refusal.option}"))
     resolved = getattr(server_args, "_resolution_finished", False)
     try:
         model_config = model_config_of(server_args)

@@ -6,7 +6,7 @@ import msgspec
 
 from sglang_marconi.cost import ModelCost
 from sglang_marconi.replay.latency import LatencyProfile
-from sglang_marconi.sizing import divide
+from sglang_marconi.sglang_pools import divide_pools
 
 _SHORTEST_HIT = 1024
 
@@ -109,7 +109,7 @@ def explain(
 
 
 def _fit(cost: ModelCost, budget: int, context: int, ratio: float) -> Fit:
-    pools = divide(budget, cost, ratio=ratio)
+    pools = divide_pools(budget, cost, ratio=ratio)
     slots = pools.state_slots or 0
     kv_of_context = cost.kv_bytes(context)
     return Fit(

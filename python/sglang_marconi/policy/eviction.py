@@ -5,6 +5,11 @@
 | states   | every state that no request runs from                           | the state    |
 | KV       | leaves whose KV is not in use; without a state, they go first   | KV and state |
 
+Where a checkpoint has several forms (``forms``), giving up a state is several steps: it is
+demoted first, which frees part of its room and gives up little of its worth, then it may move to
+the host, and only then does it go. Each step competes with all others by what it gives up for the
+bytes it frees. States on the host compete with each other for its memory.
+
 Where states and KV share one budget, leaves and the states of other nodes are candidates at once.
 A leaf that lost its state keeps its KV until KV is short: it still shows where later prompts
 branch off. Which candidate goes first, a `Valuation` says: the paper's utility (``utility``)
@@ -18,8 +23,10 @@ for, so that it never walks the tree. It knows neither tokens nor memory.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 from sglang_marconi.cost import ModelCost
+from sglang_marconi.policy.forms import Form, check_forms, forms_of
 from sglang_marconi.policy.ledger import PrefixLedger, PrefixNode
 from sglang_marconi.policy.ranking import Candidate, Ranking, Valuation
 
@@ -30,16 +37,35 @@ class PricedLedger(PrefixLedger):
     Args:
         cost: FLOPs and bytes of a prefix.
         valuation: which candidate goes first.
+        forms: the ways to hold a checkpoint, the first one first; exact alone by default.
+
+    Raises:
+        ValueError: a form takes no less room than the one before it.
     """
 
-    def __init__(self, cost: ModelCost, valuation: Valuation) -> None:
+    def __init__(
+        self, cost: ModelCost, valuation: Valuation, forms: Sequence[Form] | None = None
+    ) -> None:
         self.valuation = valuation
+        self.forms = check_forms(forms or forms_of(cost.state_bytes))
         self._cost = cost
+        self._uses_host = self.forms[-1].host_bytes > 0
         self.clear()
 
     def clear(self) -> None:
         super().clear()
         self.valuation.clear()
+        self._on_host = self.valuation.ranking()
+
+    def demotion(self, node: PrefixNode) -> int | None:
+        """The number of the form that ``node``'s state takes next; ``None``: it has to go."""
+        following = node.form + 1
+        return following if following < len(self.forms) else None
+
+    def least_useful_on_host(self) -> PrefixNode | None:
+        """The node whose state on the host goes first; ``None`` without any that may."""
+        self._settle()
+        return self._on_host.least_useful()
 
     def tick(self) -> None:
         # A valuation learns from all that happens, not only once memory is short.
@@ -63,7 +89,13 @@ class PricedLedger(PrefixLedger):
     def _place(self, node: PrefixNode) -> None:
         if node.has_state:
             self.valuation.seen(node, self._now)
-        self._offer(node, self._saved_flops(node))
+        saved = self._saved_flops(node)
+        if self._uses_host:
+            _put(self._on_host, node, self._host_copy(node, saved))
+        self._offer(node, saved)
+
+    def _forget(self, node: PrefixNode) -> None:
+        self._on_host.discard(node)
 
     @abstractmethod
     def _offer(self, node: PrefixNode, saved: float) -> None:
@@ -76,11 +108,26 @@ class PricedLedger(PrefixLedger):
         return ranking.admits(saved / (size or 1), branch=branch)
 
     def _state(self, node: PrefixNode, saved: float) -> Candidate | None:
-        """``node`` as a candidate to lose its state, on which a hit saves ``saved`` FLOPs."""
-        if not node.has_state or node.state_in_use:
+        """``node`` as a candidate for its state, worth ``saved`` FLOPs, to be demoted or to go."""
+        form = self.forms[node.form]
+        if not node.has_state or node.state_in_use or form.host_bytes:
             return None
+        freed, lost = form.device_bytes, 1.0 - form.lost
+        following = self.demotion(node)
+        if following is not None:
+            after = self.forms[following]
+            freed, lost = freed - after.device_bytes, after.lost - form.lost
         # Without recurrent layers a state takes no room; the paper's grid has such a model.
-        return Candidate(saved / (self._cost.state_bytes or 1), True, node.state_referenced)
+        efficiency = saved * lost / (freed or 1)
+        return Candidate(efficiency, True, node.state_referenced, following is not None)
+
+    def _host_copy(self, node: PrefixNode, saved: float) -> Candidate | None:
+        """``node`` as a candidate to lose the state that it has on the host."""
+        form = self.forms[node.form]
+        if not node.has_state or node.state_in_use or not form.host_bytes:
+            return None
+        efficiency = saved * (1.0 - form.lost) / form.host_bytes
+        return Candidate(efficiency, True, node.state_referenced)
 
     def _leaf(self, node: PrefixNode, saved: float) -> Candidate | None:
         """``node`` as a candidate to lose its KV, and with it the state worth ``saved`` FLOPs."""
@@ -88,7 +135,8 @@ class PricedLedger(PrefixLedger):
             return None
         if not node.has_state:
             return Candidate(0.0, False, node.kv_referenced)
-        return Candidate(saved / self._leaf_bytes(node), True, node.kv_referenced)
+        kept = 1.0 - self.forms[node.form].lost
+        return Candidate(saved * kept / self._leaf_bytes(node), True, node.kv_referenced)
 
     def _saved_flops(self, node: PrefixNode) -> float:
         """FLOPs that a hit on ``node`` saves beyond one on the nearest state above it."""
@@ -100,7 +148,7 @@ class PricedLedger(PrefixLedger):
         return self._cost.prefill_flops(above.depth if above is not None else 0, node.depth)
 
     def _leaf_bytes(self, node: PrefixNode) -> int:
-        """Bytes held for the sake of a leaf with a state: the state and its KV.
+        """Bytes on the device for the sake of a leaf with a state: the state and its KV.
 
         Its KV goes back to the nearest node that is kept for its own sake, by a state or
         by another child: what lies between is of no use without the leaf, and goes next.
@@ -109,7 +157,7 @@ class PricedLedger(PrefixLedger):
         while above is not None and not above.has_state and len(above.children) == 1:
             above = above.parent
         start = above.depth if above is not None else 0
-        return self._cost.state_bytes + self._cost.kv_bytes(node.depth - start)
+        return self.forms[node.form].device_bytes + self._cost.kv_bytes(node.depth - start)
 
 
 class EvictionPolicy(PricedLedger):
@@ -121,7 +169,7 @@ class EvictionPolicy(PricedLedger):
         self._leaves = self.valuation.ranking()
 
     def least_useful_state(self) -> PrefixNode | None:
-        """The node whose state goes first; ``None`` if every state is in use."""
+        """The node whose state is demoted or goes first; ``None`` if every state is in use."""
         self._settle()
         return self._states.least_useful()
 
@@ -135,13 +183,14 @@ class EvictionPolicy(PricedLedger):
 
         ``above``: the depth of the nearest state above it, 0 without one.
         """
-        return self._admits(self._states, above, depth, self._cost.state_bytes, branch=True)
+        return self._admits(self._states, above, depth, self.forms[0].device_bytes, branch=True)
 
     def _offer(self, node: PrefixNode, saved: float) -> None:
         _put(self._states, node, self._state(node, saved))
         _put(self._leaves, node, self._leaf(node, saved))
 
     def _forget(self, node: PrefixNode) -> None:
+        super()._forget(node)
         self._states.discard(node)
         self._leaves.discard(node)
 
@@ -154,7 +203,8 @@ class SharedBudgetEviction(PricedLedger):
         self._nodes = self.valuation.ranking()
 
     def least_useful(self) -> PrefixNode | None:
-        """The node that goes first: a leaf with its KV and state, another one's state."""
+        """The node that goes first: a leaf with its KV and state, another one's state; or whose
+        state is demoted, where ``demotion`` says so."""
         self._settle()
         return self._nodes.least_useful()
 
@@ -163,21 +213,29 @@ class SharedBudgetEviction(PricedLedger):
 
         ``above``: the depth of the nearest state above it, 0 without one.
         """
-        return self._admits(self._nodes, above, depth, self._cost.state_bytes, branch=True)
+        return self._admits(self._nodes, above, depth, self.forms[0].device_bytes, branch=True)
 
     def admits_end(self, above: int, depth: int, kv_bytes: int) -> bool:
         """Whether an end at ``depth`` is worth what has to go for its state and its KV."""
-        size = self._cost.state_bytes + kv_bytes
+        size = self.forms[0].device_bytes + kv_bytes
         return self._admits(self._nodes, above, depth, size, branch=False)
 
     def _offer(self, node: PrefixNode, saved: float) -> None:
-        _put(self._nodes, node, self._leaf(node, saved) or self._inner(node, saved))
+        _put(self._nodes, node, self._candidate(node, saved))
+
+    def _candidate(self, node: PrefixNode, saved: float) -> Candidate | None:
+        if self.demotion(node) is not None:
+            state = self._state(node, saved)
+            if state is not None:
+                return state
+        return self._leaf(node, saved) or self._inner(node, saved)
 
     def _inner(self, node: PrefixNode, saved: float) -> Candidate | None:
         """``node`` as a candidate where it is not a leaf."""
         return self._state(node, saved) if node.children else None
 
     def _forget(self, node: PrefixNode) -> None:
+        super()._forget(node)
         self._nodes.discard(node)
 
 

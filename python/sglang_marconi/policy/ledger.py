@@ -19,6 +19,7 @@ class PrefixNode:
         "branched",
         "children",
         "depth",
+        "form",
         "handle",
         "has_state",
         "hits",
@@ -39,6 +40,8 @@ class PrefixNode:
         self.last_use = now
         self.children: dict[int, PrefixNode] = {}
         self.has_state = False
+        # Of the ways to hold its state, the number of the present one; 0 is exact.
+        self.form = 0
         self.state_in_use = False
         self.running_below = 0
         self.state_referenced = False
@@ -115,7 +118,7 @@ class PrefixLedger(ABC):
 
     def store_state(self, node: PrefixNode) -> None:
         """``node`` has a state now; storing it is a use."""
-        node.has_state, node.hits = True, 0
+        node.has_state, node.form, node.hits = True, 0, 0
         node.offshoot = not node.branched and _below_new_branch(node)
         self._stamp(node)
         self._state_changed(node)
@@ -124,6 +127,11 @@ class PrefixLedger(ABC):
         """``node`` has no state any more."""
         node.has_state = False
         self._state_changed(node)
+
+    def set_form(self, node: PrefixNode, form: int) -> None:
+        """``node``'s state is held in another way now, by its number."""
+        node.form = form
+        self._stale[node] = None
 
     def use(self, node: PrefixNode) -> None:
         """A prompt was found to start with ``node``'s prefix, and may resume there."""

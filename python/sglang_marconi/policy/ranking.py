@@ -9,16 +9,17 @@ from sglang_marconi.policy.ledger import PrefixNode
 
 
 class Candidate(NamedTuple):
-    """What evicting a node would give up, and free.
+    """What evicting a node, or demoting its state, would give up and free.
 
-    ``efficiency``: FLOPs that a hit on it saves for each byte that its eviction frees.
+    ``efficiency``: FLOPs of a hit on it that are given up for each byte that is freed.
     ``resumable``: a prompt can resume there. ``referenced``: an open session refers to it; such
-    candidates come after all others.
+    candidates come after all others. ``demotion``: it would keep its state, in less room.
     """
 
     efficiency: float
     resumable: bool
     referenced: bool
+    demotion: bool = False
 
 
 class Ranking(ABC):

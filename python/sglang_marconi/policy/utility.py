@@ -7,7 +7,7 @@ from sglang_marconi.policy.ledger import PrefixNode
 from sglang_marconi.policy.ranking import Candidate, Ranking, Valuation
 
 # Ranks, in the order in which they go; what a session refers to has _REFERENCED added.
-_STATELESS, _PLAIN, _PLAIN_ABOVE, _BRANCH, _BRANCH_ABOVE, _REFERENCED = range(6)
+_STATELESS, _DEMOTION, _PLAIN, _PLAIN_ABOVE, _BRANCH, _BRANCH_ABOVE, _REFERENCED = range(7)
 _RANKS = 2 * _REFERENCED
 
 
@@ -15,8 +15,9 @@ class PaperUtility(Valuation):
     """Recency and FLOP efficiency, ``alpha`` times the latter (arXiv 2411.19379, section 4.2).
 
     Alpha 0 is LRU; it may be changed at any time. Before utility decides, the kind of node does:
-    what nothing can resume at goes first, then nodes with at most one child, then branch points;
-    what stands above a running request goes after others of its kind.
+    what nothing can resume at goes first; states are demoted before any is evicted; then go nodes
+    with at most one child, then branch points; what stands above a running request goes after
+    others of its kind.
     """
 
     def __init__(self, alpha: float) -> None:
@@ -44,6 +45,8 @@ class _UtilityRanking(Ranking):
 def _rank(node: PrefixNode, candidate: Candidate) -> int:
     if not candidate.resumable:
         rank = _STATELESS
+    elif candidate.demotion:
+        rank = _DEMOTION
     elif len(node.children) > 1:
         rank = _BRANCH_ABOVE if node.running_below else _BRANCH
     else:

@@ -6,19 +6,24 @@ from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
 
 from sglang_marconi.cost import ModelCost
+from sglang_marconi.policy.forms import Form
 
 ALPHAS = tuple(step / 10 for step in range(21))
 """The candidates: from LRU to where efficiency weighs twice as much as recency."""
 
 
 class Setup(Struct, tag=True, array_like=True, frozen=True):
-    """To the sidecar, first of all: the cache to simulate. Pool sizes are in bytes."""
+    """To the sidecar, first of all: the cache to simulate. Pool sizes are in bytes.
+
+    ``forms``: those of a checkpoint where there is a store for them, else none.
+    """
 
     cost: ModelCost
     state_bytes: int
     kv_bytes: int
     alpha: float
     candidates: tuple[float, ...] = ALPHAS
+    forms: tuple[Form, ...] = ()
 
 
 class Finished(Struct, tag=True, array_like=True, frozen=True):

@@ -19,8 +19,15 @@ from sglang_marconi.tuning.prefix_hashes import HASH_BYTES
 
 def shadow_cache(setup: Setup) -> TwoPoolCache:
     """An empty cache like the live one, with the current alpha."""
-    policy = EvictionPolicy(setup.cost, PaperUtility(setup.alpha))
-    return TwoPoolCache(setup.cost, policy, state_bytes=setup.state_bytes, kv_bytes=setup.kv_bytes)
+    # The simulator has no host: what would go there is gone.
+    forms = [form for form in setup.forms if not form.host_bytes]
+    return TwoPoolCache(
+        setup.cost,
+        EvictionPolicy(setup.cost, PaperUtility(setup.alpha), forms),
+        state_bytes=setup.state_bytes,
+        kv_bytes=setup.kv_bytes,
+        store=bool(forms),
+    )
 
 
 def set_alpha(shadow: TwoPoolCache, alpha: float) -> None:

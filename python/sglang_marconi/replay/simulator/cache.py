@@ -13,10 +13,15 @@ class Budget(NamedTuple):
 
     ``total_bytes`` for states and KV together. With ``state_share`` it is cut into two pools
     that cannot lend to each other, as SGLang does it: the share from 0 to 1 goes to states.
+
+    ``encoding``: what checkpoints may be demoted to where room is short. With two pools, an
+    encoding other than ``exact`` means that the pool for states is a store of checkpoints, of
+    which running requests take nothing.
     """
 
     total_bytes: int
     state_share: float | None = None
+    encoding: str = "exact"
 
 
 class SimulatedCache(ABC):
@@ -32,6 +37,8 @@ class SimulatedCache(ABC):
     peak_bytes: int = 0
     evictions: int = 0
     """States and leaves given up for room, each one counted."""
+    demotions: int = 0
+    """States that were kept in another form for room."""
 
     @abstractmethod
     def serve(self, request: TraceRequest) -> int:

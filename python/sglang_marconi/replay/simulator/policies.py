@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from sglang_marconi.cost import ModelCost
 from sglang_marconi.policy.eviction import EvictionPolicy, LeafEviction, SharedBudgetEviction
+from sglang_marconi.policy.forms import Form, forms_of
 from sglang_marconi.policy.prediction import PredictedReuse
 from sglang_marconi.policy.ranking import Valuation
 from sglang_marconi.policy.utility import PaperUtility
@@ -61,9 +62,12 @@ def check_policy(policy: str, budget: Budget) -> None:
         raise PolicyError(f"no policy {policy!r}; there are {', '.join(NAMES)}, marconi:ALPHA")
     if colon:
         _number(policy, alpha)
-    elif budget.state_share is not None and name in _ONE_BUDGET and name != UNLIMITED:
+    elif name in _ONE_BUDGET and name != UNLIMITED:
         possible = ", ".join([*_VALUATIONS, "marconi:ALPHA", UNLIMITED])
-        raise PolicyError(f"{policy} is for one budget; with two pools there are {possible}")
+        if budget.state_share is not None:
+            raise PolicyError(f"{policy} is for one budget; with two pools there are {possible}")
+        if budget.encoding != "exact":
+            raise PolicyError(f"{policy} keeps states exact; with an encoding there are {possible}")
 
 
 def build_cache(
@@ -96,10 +100,22 @@ def _number(policy: str, text: str) -> float:
 
 
 def _tree_cache(cost: ModelCost, budget: Budget, valuation: Valuation) -> SimulatedCache:
+    forms = _forms(cost, budget.encoding)
     if budget.state_share is None:
-        return SharedBudgetCache(cost, SharedBudgetEviction(cost, valuation), budget.total_bytes)
+        policy = SharedBudgetEviction(cost, valuation, forms)
+        return SharedBudgetCache(cost, policy, budget.total_bytes)
     if not cost.state_bytes:
         raise PolicyError("two pools need a model with recurrent layers")
     states = int(budget.total_bytes * budget.state_share)
-    policy = EvictionPolicy(cost, valuation)
-    return TwoPoolCache(cost, policy, state_bytes=states, kv_bytes=budget.total_bytes - states)
+    return TwoPoolCache(
+        cost,
+        EvictionPolicy(cost, valuation, forms),
+        state_bytes=states,
+        kv_bytes=budget.total_bytes - states,
+        store=budget.encoding != "exact",
+    )
+
+
+def _forms(cost: ModelCost, encoding: str) -> list[Form]:
+    exact, encoded = cost.state_bytes, cost.encoded_state_bytes(encoding)
+    return forms_of(exact, (encoding, encoded) if encoded < exact else None)

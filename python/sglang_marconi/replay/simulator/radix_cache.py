@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from sglang_marconi.cost import ModelCost
 from sglang_marconi.policy.admission import PrefixMatch, branch_point
-from sglang_marconi.policy.ledger import PrefixLedger, PrefixNode
+from sglang_marconi.policy.eviction import PricedLedger
+from sglang_marconi.policy.ledger import PrefixNode
 from sglang_marconi.replay.simulator.cache import SimulatedCache
 from sglang_marconi.replay.simulator.tree import RadixTree, TreeNode, Walk
 from sglang_marconi.replay.tokens import Tokens
@@ -31,7 +32,7 @@ class RadixCache(SimulatedCache):
     it sampled, which the model has not read.
     """
 
-    def __init__(self, cost: ModelCost, policy: PrefixLedger) -> None:
+    def __init__(self, cost: ModelCost, policy: PricedLedger) -> None:
         self.cost = cost
         self.policy = policy
         self._tree = RadixTree()
@@ -85,17 +86,24 @@ class RadixCache(SimulatedCache):
 
     # ---- room ----
 
-    def _evict_state(self, prefix: PrefixNode) -> None:
-        self.policy.drop_state(prefix)
-        self.state_bytes_held -= self.cost.state_bytes
-        self.evictions += 1
+    def _give_way(self, prefix: PrefixNode) -> None:
+        """One step to less room for a state: demote it, or evict it."""
+        self.state_bytes_held -= self._state_bytes(prefix)
+        demoted = self.policy.demotion(prefix)
+        if demoted is None:
+            self.policy.drop_state(prefix)
+            self.evictions += 1
+        else:
+            self.policy.set_form(prefix, demoted)
+            self.state_bytes_held += self._state_bytes(prefix)
+            self.demotions += 1
 
     def _evict_leaf(self, prefix: PrefixNode) -> None:
         leaf = self._nodes.pop(prefix.handle)
         parent = leaf.parent
         assert parent is not None
         if prefix.has_state:
-            self.state_bytes_held -= self.cost.state_bytes
+            self.state_bytes_held -= self._state_bytes(prefix)
         self.kv_bytes_held -= self._edge_bytes(parent.depth, leaf.depth)
         self.evictions += 1
         self._tree.remove(leaf)
@@ -107,7 +115,14 @@ class RadixCache(SimulatedCache):
             self.policy.use(node.prefix)
             return
         self.policy.store_state(node.prefix)
-        self.state_bytes_held += self.cost.state_bytes
+        self.state_bytes_held += self._state_bytes(node.prefix)
+
+    def _state_bytes(self, prefix: PrefixNode) -> int:
+        return self.policy.forms[prefix.form].device_bytes
+
+    @property
+    def _new_state_bytes(self) -> int:
+        return self.policy.forms[0].device_bytes
 
     # ---- the tree, and the policy's view of it ----
 

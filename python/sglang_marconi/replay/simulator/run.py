@@ -30,6 +30,12 @@ class Setup(NamedTuple):
     budget: Budget
     latency: LatencyProfile | None = None
 
+    @property
+    def label(self) -> str:
+        """How records call the policy: with the encoding, unless that is ``exact``."""
+        encoding = self.budget.encoding
+        return self.policy if encoding == "exact" else f"{self.policy} {encoding}"
+
 
 class Run(NamedTuple):
     """What came out."""
@@ -58,7 +64,7 @@ def simulate(
         records.append(
             RequestRecord(
                 trace=setup.trace,
-                policy=setup.policy,
+                policy=setup.label,
                 model=setup.model,
                 budget_bytes=budget_bytes,
                 session_id=request.session_id,

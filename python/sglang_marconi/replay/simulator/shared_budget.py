@@ -71,7 +71,7 @@ class SharedBudgetCache(RadixCache):
     def _is_short(self, states: int, kv_bytes: int) -> bool:
         """Whether so much is not free."""
         held = self.state_bytes_held + self.kv_bytes_held
-        wanted = states * self.cost.state_bytes + kv_bytes
+        wanted = states * self._new_state_bytes + kv_bytes
         return self._total is not None and held + wanted > self._total
 
     def _make_room(self, states: int, kv_bytes: int) -> bool:
@@ -82,17 +82,20 @@ class SharedBudgetCache(RadixCache):
         """
         if self._total is None:
             return True
-        free = self._total - states * self.cost.state_bytes - kv_bytes
-        held_states = sum(node.prefix.has_state for node in self._locked)
-        held = held_states * self.cost.state_bytes + self._edge_bytes(0, self._held.depth)
+        free = self._total - states * self._new_state_bytes - kv_bytes
+        held = self._edge_bytes(0, self._held.depth) + sum(
+            self._state_bytes(node.prefix) for node in self._locked if node.prefix.has_state
+        )
         if held > free:
             return False
         while self.state_bytes_held + self.kv_bytes_held > free:
             victim = self.policy.least_useful()
             if victim is None:
                 return False
-            if victim.leaf_offered:
+            # A state is demoted before it goes, a leaf goes with its KV.
+            demotes = victim.has_state and self.policy.demotion(victim) is not None
+            if victim.leaf_offered and not demotes:
                 self._evict_leaf(victim)
             else:
-                self._evict_state(victim)
+                self._give_way(victim)
         return True

@@ -17,26 +17,36 @@ class TwoPoolCache(RadixCache):
     point, where its state joins the tree and it goes on in another slot, then to the end of
     its prompt, then for its reply. What it computes again of what the tree holds takes KV too,
     until it is inserted. It keeps in use what it resumed from, then what it inserted last.
+
+    With ``store`` the pool of states is for checkpoints alone: a request takes nothing of it but
+    for those that it leaves, when it leaves them.
     """
 
     policy: EvictionPolicy
 
     def __init__(
-        self, cost: ModelCost, policy: EvictionPolicy, *, state_bytes: int, kv_bytes: int
+        self,
+        cost: ModelCost,
+        policy: EvictionPolicy,
+        *,
+        state_bytes: int,
+        kv_bytes: int,
+        store: bool = False,
     ) -> None:
         super().__init__(cost, policy)
-        self._slots = state_bytes // cost.state_bytes
+        self._state_pool = state_bytes
         self._kv_pool = kv_bytes
+        self._store = store
         # What the running request has taken beside the tree.
-        self._own_slots = 0
+        self._own_state_bytes = 0
         self._own_kv_bytes = 0
 
     def serve(self, request: TraceRequest) -> int:
         match = self._match(request.prompt)
         self._hold(match.resumed or self._tree.root)
-        if self._take_slot():
+        if self._store or self._take_state():
             self._run(request, match.hit, match.branch)
-        self._own_slots = self._own_kv_bytes = 0
+        self._own_state_bytes = self._own_kv_bytes = 0
         self._release()
         self._note_peak()
         return match.hit
@@ -49,7 +59,7 @@ class TwoPoolCache(RadixCache):
             at = branch.depth
             if not self._take_kv(hit, at):
                 return
-            stored = self._take_slot_for_branch(hit, at)
+            stored = self._take_state_for_branch(hit, at)
             node = self._enter(sequence, at)
             if stored:
                 self._give_state(node)
@@ -59,7 +69,10 @@ class TwoPoolCache(RadixCache):
         self._hold(self._enter(sequence, prompt))
         end = prompt + max(len(request.reply) - 1, 0)
         if self._take_kv(prompt, end):
-            self._give_state(self._enter(sequence, end))
+            stored = not self._store or self._take_state()
+            node = self._enter(sequence, end)
+            if stored:
+                self._give_state(node)
 
     def _enter(self, sequence: Tokens, depth: int) -> TreeNode:
         """Insert what was computed: its KV is the tree's, or a duplicate and given back."""
@@ -67,25 +80,26 @@ class TwoPoolCache(RadixCache):
         return self._insert(sequence, depth)
 
     def _give_state(self, node: TreeNode) -> None:
-        self._own_slots -= 1
+        self._own_state_bytes -= self._new_state_bytes
         self._store_state(node)
 
-    def _take_slot_for_branch(self, above: int, depth: int) -> bool:
-        if self._has_free_slot() or self.policy.admits_branch(above, depth):
-            return self._take_slot()
+    def _take_state_for_branch(self, above: int, depth: int) -> bool:
+        if self._has_room() or self.policy.admits_branch(above, depth):
+            return self._take_state()
         return False
 
-    def _has_free_slot(self) -> bool:
-        return self.state_bytes_held // self.cost.state_bytes + self._own_slots < self._slots
+    def _has_room(self) -> bool:
+        taken = self.state_bytes_held + self._own_state_bytes
+        return taken + self._new_state_bytes <= self._state_pool
 
-    def _take_slot(self) -> bool:
-        """Take a free state slot, evicting for it; false where all are in use."""
-        if not self._has_free_slot():
+    def _take_state(self) -> bool:
+        """Take room for a state, evicting for it; false where all are in use."""
+        while not self._has_room():
             victim = self.policy.least_useful_state()
             if victim is None:
                 return False
-            self._evict_state(victim)
-        self._own_slots += 1
+            self._give_way(victim)
+        self._own_state_bytes += self._new_state_bytes
         return True
 
     def _take_kv(self, start: int, end: int) -> bool:

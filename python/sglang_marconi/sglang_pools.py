@@ -1,4 +1,4 @@
-"""How memory divides into recurrent states and KV."""
+"""How SGLang divides memory into recurrent states and KV."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Pools(NamedTuple):
     kv_tokens: int | None
 
 
-def divide(
+def divide_pools(
     total_bytes: int,
     cost: ModelCost,
     *,

@@ -1,0 +1,67 @@
+"""The store of checkpoints as SGLang's request pool knows one (its ``mamba_ckpt_pool``).
+
+Where the request pool has one, SGLang restores states through ``load_to_active``, frees them
+through ``free``, leaves the slots of the state pool to running requests alone, and checks that
+pages free and pages cached add up. A checkpoint is a number in a CPU tensor, so that freeing or
+loading it never waits for the device.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from sglang_marconi.pool import CheckpointStore
+
+
+class CheckpointPool:
+    """SGLang's interface to a ``CheckpointStore``; ``alloc``, ``free`` and loads take numbers.
+
+    What SGLang counts in slots is counted in pages here: a node of the tree holds as many as
+    its checkpoint fills.
+    """
+
+    def __init__(self, store: CheckpointStore) -> None:
+        self.store = store
+
+    @property
+    def num_slots(self) -> int:
+        """Pages in all."""
+        return self.store.pages
+
+    def available_size(self) -> int:
+        """Free pages."""
+        return self.store.available_pages
+
+    def alloc(self, count: int = 1) -> torch.Tensor | None:
+        """A new checkpoint, int64 ``[1]``; ``None`` where pages lack."""
+        assert count == 1, "SGLang allocates one checkpoint at a time"
+        number = self.store.allocate()
+        return None if number is None else torch.tensor([number], dtype=torch.int64)
+
+    def free(self, checkpoints: torch.Tensor) -> None:
+        for number in checkpoints.tolist():
+            self.store.free(number)
+
+    def clear(self) -> None:
+        self.store.clear()
+
+    def store_from_active(
+        self, states: Any, active_slots: torch.Tensor, checkpoints: torch.Tensor
+    ) -> None:
+        """Copy the state in a slot of SGLang's ``MambaPool`` into a new checkpoint."""
+        self.store.store(int(checkpoints), active_tensors(states), active_slots)
+
+    def load_to_active(
+        self, states: Any, checkpoints: torch.Tensor, active_slots: torch.Tensor
+    ) -> None:
+        """Copy checkpoints into slots of SGLang's ``MambaPool``."""
+        self.store.load(checkpoints.tolist(), active_tensors(states), active_slots)
+
+
+def active_tensors(states: Any) -> list[torch.Tensor]:
+    """The tensors of a ``MambaPool``, each ``[layers, slots, ...]``: windows, then states."""
+    tensors = [*states.mamba_cache.conv, states.mamba_cache.temporal]
+    return [tensor for tensor in tensors if tensor.numel()]

@@ -1,0 +1,200 @@
+"""What of the memory for recurrent states goes to running requests, and what to checkpoints.
+
+SGLang gives states one pool of slots, so many for each request that may run at a time. With a
+store for checkpoints the pool keeps the slots that those requests compute in, and the bytes of
+the others go to the store: in total it is the same. Three hooks make it so, in this order:
+
+- ``split`` around ``KVCacheConfigurator._handle_max_mamba_cache``, which sizes the pool;
+- ``slots_of_a_request`` around ``KVCacheConfigurator._calculate_mamba_ratio``, by which SGLang
+  limits how many requests run;
+- ``build_pool`` around ``maybe_init_int8_mamba_checkpoint_pool``, which builds SGLang's own store.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from math import ceil
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from marconi_kernels import Encoding, StateLayout, StatePart
+from sglang.srt.mem_cache.allocation_sizing import get_mamba_tracking_slots
+from sglang.srt.runtime_context import get_context, get_exec, get_schedule
+
+from sglang_marconi.cache.checkpoint_pool import CheckpointPool
+from sglang_marconi.compatibility import UnsupportedConfiguration
+from sglang_marconi.pool import CheckpointStore, StoreSizeError, store_size
+from sglang_marconi.sizes import parse_bytes
+
+if TYPE_CHECKING:
+    from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
+
+    from sglang_marconi.config import Settings
+
+logger = logging.getLogger(__name__)
+
+_GIB = 1 << 30
+
+
+class MemorySplit(NamedTuple):
+    """``active_slots`` slots stay with running requests, ``store_bytes`` go to checkpoints."""
+
+    active_slots: int
+    store_bytes: int
+
+
+class SlotUse(NamedTuple):
+    """``total`` slots of ``slot_bytes``; at most ``requests`` requests take ``each`` at a time."""
+
+    total: int
+    slot_bytes: int
+    requests: int
+    each: int
+
+    @property
+    def needed(self) -> int:
+        """Slots for all of them, and one for a request that is looked up and then has to wait."""
+        return self.requests * self.each + 1
+
+
+def divide(use: SlotUse, checkpoint_memory: float | str | None) -> MemorySplit:
+    """Divide the slots; bytes are rounded up to whole ones.
+
+    Raises:
+        UnsupportedConfiguration: not one request could run; the message has the numbers.
+    """
+    if checkpoint_memory is None:
+        given = use.total - use.needed
+    elif isinstance(checkpoint_memory, str):
+        given = ceil(parse_bytes(checkpoint_memory) / use.slot_bytes)
+    else:
+        given = ceil(checkpoint_memory * use.total)
+    active = use.total - given
+    if given <= 0 or active < use.each + 1:
+        raise UnsupportedConfiguration(
+            f"--radix-cache-backend marconi: a store of {max(given, 0) * use.slot_bytes:,} bytes "
+            f"for checkpoints (checkpoint_memory = {checkpoint_memory!r}) does not fit into the "
+            f"{use.total * use.slot_bytes:,} bytes for recurrent states ({use.total} slots of "
+            f"{use.slot_bytes:,}): a request takes {use.each} slots, one more is kept free, and "
+            f"{use.requests} requests may run at a time. Change checkpoint_memory, "
+            "--max-running-requests, --mamba-full-memory-ratio or --max-mamba-cache-size."
+        )
+    return MemorySplit(active, given * use.slot_bytes)
+
+
+class StoreBuilder:
+    """The three hooks, and what they tell each other; one for each process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._split: MemorySplit | None = None
+
+    def split(
+        self,
+        original: Callable[[KVCacheConfigurator, float], float],
+        configurator: KVCacheConfigurator,
+        memory_gib: float,
+    ) -> float:
+        """Reduce the pool that SGLang has just sized; returns the GiB that are left for KV."""
+        left: float = original(configurator, memory_gib)
+        total: int = get_schedule().max_mamba_cache_size
+        if self._split is None:
+            use = _slot_use(configurator, total)
+            self._split = divide(use, self._settings.checkpoint_memory)
+            logger.info(
+                "Marconi: %d of %d state slots stay with running requests, %s bytes go to "
+                "checkpoints",
+                self._split.active_slots,
+                total,
+                f"{self._split.store_bytes:,}",
+            )
+            get_context().override(
+                "marconi.memory_split", max_mamba_cache_size=self._split.active_slots
+            )
+        else:
+            # SGLang sizes its pools again, and takes our number for the user's.
+            left -= self._split.store_bytes / _GIB
+        return left
+
+    def slots_of_a_request(
+        self, original: Callable[[KVCacheConfigurator], int], configurator: KVCacheConfigurator
+    ) -> int:
+        """Once the pool is split, its slots are there for nothing but running requests."""
+        return original(configurator) if self._split is None else _slots_each()
+
+    def build_pool(
+        self,
+        original: Callable[..., Any],
+        *,
+        mamba_size: int,
+        cache_params: Any,
+        mamba_layer_ids: list[int],
+        device: str,
+    ) -> CheckpointPool:
+        """Our store in place of SGLang's."""
+        assert self._split is not None, "the pool is built after it was sized"
+        settings = self._settings
+        layout = StateLayout(
+            len(mamba_layer_ids), _parts(cache_params), page_bytes=settings.page_bytes
+        )
+        lossy = _lossy(settings.encoding, layout)
+        try:
+            size = store_size(
+                layout, self._split.store_bytes, lossy=lossy, host_bytes=settings.host_bytes
+            )
+        except StoreSizeError as error:
+            raise UnsupportedConfiguration(f"--radix-cache-backend marconi: {error}") from error
+        store = CheckpointStore(layout, size, lossy=lossy, device=torch.device(device))
+        logger.info(
+            "Marconi: a store of %d pages of %d bytes; a checkpoint takes %s",
+            store.pages,
+            layout.page_bytes,
+            ", ".join(
+                f"{form.device_bytes // layout.page_bytes} ({form.name})"
+                for form in store.forms
+                if form.device_bytes
+            ),
+        )
+        return CheckpointPool(store)
+
+
+def _slots_each() -> int:
+    mamba = get_exec().mamba
+    tracking = get_mamba_tracking_slots(
+        # A lazy request takes its second tracking slot while it decodes.
+        extra_buffer=mamba.enable_mamba_extra_buffer,
+        overlap=not get_schedule().disable_overlap_schedule,
+    )
+    return 1 + int(tracking)
+
+
+def _slot_use(configurator: KVCacheConfigurator, total: int) -> SlotUse:
+    requests = total // configurator._calculate_mamba_ratio()
+    wanted = get_schedule().max_running_requests
+    if wanted is not None:
+        requests = min(requests, max(1, wanted // configurator.attn_dp_size))
+    params = configurator.mambaish_config.mamba2_cache_params
+    return SlotUse(total, int(params.mamba_cache_per_req), max(requests, 1), _slots_each())
+
+
+def _parts(cache_params: Any) -> list[StatePart]:
+    """The tensors of a state in one layer, in the order of ``active_tensors``."""
+    shape, dtype = cache_params.shape, cache_params.dtype
+    windows = [StatePart(tuple(window), dtype.conv, lossy=False) for window in shape.conv]
+    parts = [*windows, StatePart(tuple(shape.temporal), dtype.temporal, lossy=True)]
+    return [part for part in parts if all(part.shape)]
+
+
+def _lossy(name: str, layout: StateLayout) -> Encoding | None:
+    """The encoding of that name, if it takes less room than the state as it is."""
+    encoding = Encoding[name.upper()]
+    if encoding is Encoding.EXACT:
+        return None
+    if layout.pages(encoding) >= layout.pages(Encoding.EXACT):
+        logger.warning(
+            "Marconi: encoding %s saves nothing for this model's states, so checkpoints stay exact",
+            name,
+        )
+        return None
+    return encoding

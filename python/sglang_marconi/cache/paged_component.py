@@ -1,0 +1,167 @@
+"""Checkpoints in a store of their own, on SGLang's tree.
+
+| moment                     | with shared slots         | with the store                        |
+|----------------------------|---------------------------|---------------------------------------|
+| a chunk ends on the branch | the slot joins the tree,  | the state is copied into the store,   |
+|                            | the request gets a copy   | the request goes on in its slot       |
+| the request ends           | the slot joins the tree   | the state is copied, the slot is free |
+| room is short              | a state is evicted        | one is demoted, moved or evicted      |
+| a hit                      | the slot is copied        | the store fills a slot                |
+
+The tree counts a state in pages: that is what the store has of it on the device.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from sglang.srt.mem_cache.base_prefix_cache import EvictParams
+from sglang.srt.mem_cache.unified_cache.components import ComponentType
+
+from sglang_marconi.cache.checkpoint_pool import CheckpointPool
+from sglang_marconi.cache.mamba_component import MarconiMambaComponent, taken
+
+if TYPE_CHECKING:
+    from sglang.srt.managers.schedule_batch import Req
+    from sglang.srt.mem_cache.base_prefix_cache import (
+        InsertParams,
+        InsertResult,
+        MatchPrefixParams,
+        MatchResult,
+    )
+    from sglang.srt.mem_cache.unified_cache.cache_action import CacheAction, ComponentAction
+    from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeNode
+
+    from sglang_marconi.policy.ledger import PrefixNode
+
+
+class PagedMambaComponent(MarconiMambaComponent):
+    """``MarconiMambaComponent`` for a request pool with a ``CheckpointPool``."""
+
+    @property
+    def _pool(self) -> CheckpointPool:
+        pool: CheckpointPool = self.cache.req_to_token_pool.mamba_ckpt_pool
+        return pool
+
+    # ---- size, in pages ----
+
+    def reclaimable_value_len(self, node: UnifiedTreeNode) -> int:
+        checkpoint = node.component_data[self.component_type].value
+        return 0 if checkpoint is None else self._pool.store.device_pages(int(checkpoint))
+
+    # ---- use ----
+
+    def finalize_match_result_in_cache(
+        self, params: MatchPrefixParams, result: MatchResult
+    ) -> MatchResult:
+        if params.cow_mamba:
+            node = self.tree_core.node_by_id(result.best_match_node)
+            if node is not self.tree_core.root_node:
+                self._return_from_host(node)
+        return super().finalize_match_result_in_cache(params, result)
+
+    def _return_from_host(self, node: UnifiedTreeNode) -> None:
+        """What is about to be used comes back to the device, where pages for it are free."""
+        if node.component_data[self.component_type].value is None:
+            return
+        prefix = self.tree_core.prefix(node)
+        if self.policy.forms[prefix.form].host_bytes:
+            self._set_form(prefix, node, prefix.form - 1)
+
+    # ---- checkpoint ----
+
+    def _state_at_branch(self, req: Req, depth: int) -> torch.Tensor | None:
+        above = req.kv.cache_protected_len
+        if self._is_short() and not self.policy.admits_branch(above, depth):
+            return None
+        return self._commit_int8_checkpoint(req.kv.mamba_pool_idx.view(-1))
+
+    def _state_at_end(self, req: Req) -> torch.Tensor | None:
+        return self._commit_int8_checkpoint(req.kv.mamba_pool_idx.view(-1))
+
+    def _commit_int8_checkpoint(self, active_slots: torch.Tensor) -> torch.Tensor | None:
+        """A new checkpoint of the state in a slot; SGLang's name for it, who calls it as well."""
+        checkpoint = self._alloc_checkpoint()
+        if checkpoint is not None:
+            states = self.cache.req_to_token_pool.mamba_pool
+            self._pool.store_from_active(states, active_slots.view(-1), checkpoint)
+        return checkpoint
+
+    def _alloc_checkpoint(self) -> torch.Tensor | None:
+        pool = self._pool
+        if self._is_short():
+            pages = pool.store.pages_of_new - pool.store.available_pages
+            self.cache.evict(EvictParams(num_tokens=0, mamba_num=pages))
+        checkpoint = pool.alloc()
+        if checkpoint is None:
+            self._warn_no_room(
+                "No page of the checkpoint store is free or can be freed: requests go without a "
+                "checkpoint until one is. Raise checkpoint_memory."
+            )
+        return checkpoint
+
+    def _is_short(self) -> bool:
+        store = self._pool.store
+        return store.available_pages < store.pages_of_new
+
+    def _withdraw(self, insert_params: InsertParams) -> None:
+        self._free_mamba_value(insert_params.mamba_value)
+
+    def cleanup_after_caching_req(
+        self,
+        req: Req,
+        is_finished: bool,
+        insert_result: InsertResult | None = None,
+        insert_params: InsertParams | None = None,
+    ) -> None:
+        offered = None if insert_params is None else insert_params.mamba_value
+        if offered is not None and not taken(insert_params, insert_result):
+            self._free_mamba_value(offered)
+        if is_finished:
+            self.cache.req_to_token_pool.free_mamba_cache(req)
+
+    # ---- room ----
+
+    def _evict_device_next_node(
+        self,
+        tracker: dict[ComponentType, int],
+        device_frees: dict[ComponentType, list[torch.Tensor]],
+        host_frees: dict[ComponentType, list[torch.Tensor]],
+        cache_actions: list[CacheAction | ComponentAction],
+    ) -> None:
+        """Demote, move or evict one state; each is one step, after which SGLang looks again."""
+        if tracker[self.component_type] >= self._evict_device_request_cnt:
+            return
+        victim = self.policy.least_useful_state()
+        if victim is None:
+            return
+        following = self.policy.demotion(victim)
+        if following is not None and self.policy.forms[following].host_bytes:
+            displaced = self._displaced_on_host()
+            if displaced is not None:
+                self._evict(displaced, tracker, device_frees, host_frees, cache_actions)
+                return
+        node = self.tree_core.node_by_id(victim.handle)
+        freed = None if following is None else self._set_form(victim, node, following)
+        if freed is None:
+            self._evict(victim, tracker, device_frees, host_frees, cache_actions)
+        else:
+            tracker[self.component_type] += freed
+
+    def _displaced_on_host(self) -> PrefixNode | None:
+        """The state that has to leave the host before another one comes, if any has to and may."""
+        store = self._pool.store
+        room = store.available_host_pages * store.layout.page_bytes
+        if room >= store.forms[-1].host_bytes:
+            return None
+        return self.policy.least_useful_on_host()
+
+    def _set_form(self, prefix: PrefixNode, node: UnifiedTreeNode, form: int) -> int | None:
+        """Change a checkpoint's form; pages freed by it, ``None`` where there is no room."""
+        checkpoint = node.component_data[self.component_type].value
+        freed = self._pool.store.set_form(int(checkpoint), form)
+        if freed is not None:
+            self.tree_core.adjust_component_size(node.id, self.component_type, -freed)
+            self.policy.set_form(prefix, form)
+        return freed

@@ -1,0 +1,13 @@
+"""The paged store of checkpoints: page lists, encodings, tiers. torch and the kernels, no SGLang.
+
+| file       | what it is                                                        |
+|------------|-------------------------------------------------------------------|
+| ``arena``  | a buffer of pages and a list of the free ones                     |
+| ``store``  | checkpoints in pages: stored, loaded, demoted, moved to the host  |
+| ``sizing`` | how many pages a number of bytes gives, or why they do not do     |
+"""
+
+from sglang_marconi.pool.sizing import StoreSize, StoreSizeError, store_size
+from sglang_marconi.pool.store import CheckpointStore
+
+__all__ = ["CheckpointStore", "StoreSize", "StoreSizeError", "store_size"]
