@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from sglang_marconi import plugin
 from sglang_marconi.cli import main
 from sglang_marconi.config import Settings
 from sglang_marconi.cost import ModelCost, preset_config
+from sglang_marconi.cost.encoding import RecurrentPart
 from sglang_marconi.doctor import Finding, examine, installation, server
 from sglang_marconi.doctor.memory import Plan, memory_finding
 from sglang_marconi.doctor.model import model_findings
@@ -60,7 +62,8 @@ def test_a_server_that_starts_is_said_to_start(
     assert status == 0
     assert {record["status"] for record in found.values()} == {"ok"}
     assert found["model"]["found"] == "nemotron_h: 4 Mamba2, 4 MLP, 2 Attention; hybrid"
-    assert "192 state slots and 65,536 tokens of KV" in found["memory"]["found"]
+    assert "192 state slots" in found["memory"]["found"]
+    assert "65,536 tokens of KV" in found["memory"]["found"]
     assert "predicted reuse" in found["outcome"]["found"]
 
 
@@ -92,6 +95,7 @@ def test_a_broken_sglang_is_a_finding(tmp_path: Path) -> None:
     write_module(tmp_path, "torch", NO_ACCELERATOR)
     write_module(tmp_path, "sglang", "raise ImportError('libcudart.so.13: cannot open')")
     found = by_check(examine(None, [], environment(tmp_path)))
+    assert found["settings"].found == "the defaults"
     assert found["device"].status == "warning"
     assert found["loader"].status == "problem"
     assert "libcudart.so.13" in found["loader"].found
@@ -114,8 +118,10 @@ def test_a_crash_is_a_finding(tmp_path: Path) -> None:
 
 def test_a_broken_torch_is_a_finding(tmp_path: Path) -> None:
     write_module(tmp_path, "torch", "1 / 0")
-    found = by_check(examine(None, [], environment(tmp_path)))
+    settings = ["--radix-eviction-policy-config", '{"encoding": "int8"}']
+    found = by_check(examine(None, settings, environment(tmp_path)))
     assert "ZeroDivisionError" in found["torch"].found
+    assert found["settings"].found == '{"encoding":"int8"}'
     assert "loader" not in found
 
 
@@ -207,12 +213,27 @@ PLAN = Plan(
 
 
 def test_memory_is_divided_as_sglang_does_it() -> None:
-    found = memory_finding(PLAN, COST)
+    found = memory_finding(PLAN, COST, Settings())
     assert found.status == "ok"
     # Half of 40 GB for states, one of them padding.
-    assert "199 state slots and 2,000,000 tokens" in found.found
-    assert "at most 39" in found.found
-    assert "at most 8" in memory_finding(PLAN._replace(max_requests=8), COST).found
+    assert "199 state slots, " in found.found
+    assert "2,000,000 tokens of KV; 39 requests" in found.found
+    assert "8 requests" in memory_finding(PLAN._replace(max_requests=8), COST, Settings()).found
+
+
+def test_a_store_takes_its_share_of_the_states() -> None:
+    encoded = replace(COST, recurrent=RecurrentPart(25 * 10**6, 4))
+    settings = Settings(checkpoint_memory=0.5, encoding="bf16", host_memory="1GB")
+    found = memory_finding(PLAN, encoded, settings)
+    assert found.status == "ok"
+    assert "99 state slots for running requests" in found.found
+    # Slots of 100 MB, checkpoints of 50 MB.
+    assert "for 200 checkpoints (bf16)" in found.found
+    assert "host memory for 20 more" in found.found
+    assert "33 requests" in found.found
+    refused = memory_finding(PLAN, COST, Settings(checkpoint_memory="30GB"))
+    assert refused.status == "problem"
+    assert "checkpoint_memory = '30GB'" in refused.found
 
 
 @pytest.mark.parametrize(
@@ -225,7 +246,7 @@ def test_memory_is_divided_as_sglang_does_it() -> None:
     ],
 )
 def test_memory_that_is_unknown_or_short(changed: Any, status: str, named: str) -> None:
-    found = memory_finding(PLAN._replace(**changed), COST)
+    found = memory_finding(PLAN._replace(**changed), COST, Settings())
     assert found.status == status
     assert named in found.found
     assert found.remedy

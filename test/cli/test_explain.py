@@ -30,6 +30,7 @@ def explained(cost: ModelCost = COST, **changed: Any) -> Any:
 def test_sizes_are_those_of_the_cost() -> None:
     found = explained()
     assert (found.state_bytes, found.kv_bytes_per_token) == (1000, 10)
+    assert set(found.encoded_bytes.values()) == {1000}
     assert (found.tokens_per_state, found.break_even_tokens) == (100.0, 100)
     assert found.fit.checkpoints == 100
     assert found.fit.kv_tokens == 10_000
@@ -65,6 +66,7 @@ def test_a_model_without_states_has_nothing_to_explain() -> None:
 def test_a_model_without_kv_is_held_by_its_states() -> None:
     cost = replace(COST, kv_bytes_per_token=0)
     found = explained(cost)
+    assert set(found.encoded_bytes.values()) == {1000}
     assert (found.tokens_per_state, found.break_even_tokens, found.fit.kv_tokens) == (None,) * 3
     assert found.fit.contexts == 100
     assert found.fit.pool_contexts == found.fit.pool_checkpoints
@@ -123,6 +125,7 @@ def test_a_table_a_record_and_a_plot(tmp_path: Path, capsys: pytest.CaptureFixtu
     record = json.loads(capsys.readouterr().out)
     cost = preset("nemotron-nano-9b-v2")
     assert record["state_bytes"] == cost.state_bytes
+    assert record["encoded_bytes"]["int8"] == cost.encoded_state_bytes("int8")
     assert record["fit"]["checkpoints"] == 20_000_000_000 // cost.state_bytes
     assert record["hits"][-1]["tokens"] == 8000
 

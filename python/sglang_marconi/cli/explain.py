@@ -98,6 +98,9 @@ def _sizes(explanation: Explanation) -> Table:
     table = Table("", title="what it takes", title_justify="left", show_header=False)
     table.add_column(justify="right")
     table.add_row("one checkpoint", units.byte_size(explanation.state_bytes))
+    for encoding, size in explanation.encoded_bytes.items():
+        if size < explanation.state_bytes:
+            table.add_row(f"one checkpoint, demoted to {encoding}", units.byte_size(size))
     table.add_row("KV of a token", units.byte_size(explanation.kv_bytes_per_token))
     table.add_row("a checkpoint in tokens of KV", _number(explanation.tokens_per_state))
     context = units.count(explanation.context_tokens)

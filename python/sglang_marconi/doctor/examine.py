@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from sglang_marconi.config import Settings, SettingsError
+from sglang_marconi.config import Settings, SettingsError, describe_settings
 from sglang_marconi.doctor.findings import CHECKS, Finding
 from sglang_marconi.doctor.installation import installation
 from sglang_marconi.doctor.model import model_findings
@@ -23,7 +23,7 @@ from sglang_marconi.doctor.options import (
 from sglang_marconi.plugin import BACKEND
 from sglang_marconi.replay.models import ModelSpecError, load_config
 
-_SERVER_CHECKS = (sys.executable, "-m", "sglang_marconi.doctor.server")
+_SERVER_CHECKS = (sys.executable, "-P", "-m", "sglang_marconi.doctor.server")
 _TIMEOUT = 120.0
 _EVICTION = {"auto": "predicted reuse", "marconi": "the paper's utility"}
 
@@ -46,9 +46,9 @@ def examine(
 
 
 def _place(finding: Finding) -> tuple[int, bool]:
-    """Refused options come after the arguments, of which they are some."""
-    known = finding.check in CHECKS
-    return CHECKS.index(finding.check if known else "arguments"), not known
+    """The second and later ones of a check are numbered; refused options follow the arguments."""
+    check = finding.check.partition(",")[0]
+    return CHECKS.index(check if check in CHECKS else "arguments"), check not in CHECKS
 
 
 def _here(options: Options, environment: Mapping[str, str]) -> Iterator[Finding]:
@@ -60,7 +60,7 @@ def _here(options: Options, environment: Mapping[str, str]) -> Iterator[Finding]
     except SettingsError as error:
         yield Finding("settings", "problem", str(error), SETTINGS_REMEDY)
     else:
-        yield Finding("settings", "ok", msgspec.json.encode(settings).decode())
+        yield Finding("settings", "ok", _changed(settings))
     if options.model is None:
         return
     try:
@@ -77,6 +77,16 @@ def _here(options: Options, environment: Mapping[str, str]) -> Iterator[Finding]
         yield Finding("backend", "ok", BACKEND)
         return
     yield Finding("backend", "warning", found, f"pass --radix-cache-backend {BACKEND}")
+
+
+def _changed(settings: Settings) -> str:
+    """What is not as it is by default."""
+    changed = {
+        setting.key: value
+        for setting in describe_settings()
+        if (value := getattr(settings, setting.key)) != setting.default
+    }
+    return msgspec.json.encode(changed).decode() if changed else "the defaults"
 
 
 def _in_server(arguments: Sequence[str], environment: Mapping[str, str]) -> list[Finding]:

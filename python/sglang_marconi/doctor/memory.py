@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from sglang_marconi.compatibility import UnsupportedConfiguration
+from sglang_marconi.config import Settings
 from sglang_marconi.cost import ModelCost
 from sglang_marconi.doctor.findings import Finding
+from sglang_marconi.doctor.options import SETTINGS_REMEDY
 from sglang_marconi.replay.page import units
 from sglang_marconi.sglang_pools import divide_pools
 
@@ -43,7 +46,7 @@ class Plan(NamedTuple):
     max_requests: int | None = None
 
 
-def memory_finding(plan: Plan, cost: ModelCost) -> Finding:
+def memory_finding(plan: Plan, cost: ModelCost, settings: Settings) -> Finding:
     """State slots, checkpoints, tokens of KV and requests at a time."""
     if plan.free_bytes is None:
         return Finding(
@@ -67,9 +70,7 @@ def memory_finding(plan: Plan, cost: ModelCost) -> Finding:
         max_tokens=plan.max_tokens,
     )
     slots = pools.state_slots or 0
-    requests = slots // plan.slots_per_request
-    if plan.max_requests is not None:
-        requests = min(requests, plan.max_requests)
+    requests = _limited(slots // plan.slots_per_request, plan)
     if requests == 0 or pools.kv_tokens == 0:
         return Finding(
             "memory",
@@ -77,11 +78,45 @@ def memory_finding(plan: Plan, cost: ModelCost) -> Finding:
             f"{basis}: {slots} state slots and {pools.kv_tokens} tokens of KV serve no request",
             _MORE_MEMORY,
         )
+    states = (
+        f"{units.count(slots)} state slots, for checkpoints but for the {plan.slots_in_use} that "
+        "each running request takes"
+    )
+    if settings.has_store:
+        try:
+            states, requests = _with_store(plan, slots, requests, cost, settings)
+        except UnsupportedConfiguration as error:
+            return Finding("memory", "problem", f"{basis}: {error}", SETTINGS_REMEDY)
     tokens = "no KV" if pools.kv_tokens is None else f"{units.count(pools.kv_tokens)} tokens of KV"
     return Finding(
         "memory",
         "ok",
-        f"{basis}: at most about {units.count(slots)} state slots and {tokens}; up to "
-        f"{units.count(slots)} checkpoints while idle, {plan.slots_in_use} fewer for each running "
-        f"request, of which there are at most {units.count(requests)}",
+        f"{basis}: at most about {states}; {tokens}; {units.count(requests)} requests at a time",
     )
+
+
+def _with_store(
+    plan: Plan, slots: int, requests: int, cost: ModelCost, settings: Settings
+) -> tuple[str, int]:
+    """What becomes of the slots where checkpoints have a store of their own, whole pages aside.
+
+    Raises:
+        UnsupportedConfiguration: the store leaves too little for requests.
+    """
+    from sglang_marconi.cache.memory_split import SlotUse, divide
+
+    use = SlotUse(slots, cost.state_bytes, requests, plan.slots_in_use)
+    split = divide(use, settings.checkpoint_memory)
+    smallest = cost.encoded_state_bytes(settings.encoding)
+    states = (
+        f"{units.count(split.active_slots)} state slots for running requests, "
+        f"{units.byte_size(split.store_bytes)} for {units.count(split.store_bytes // smallest)} "
+        f"checkpoints ({settings.encoding})"
+    )
+    if settings.host_bytes:
+        states += f" and host memory for {units.count(settings.host_bytes // smallest)} more"
+    return states, _limited(split.active_slots // plan.slots_in_use, plan)
+
+
+def _limited(requests: int, plan: Plan) -> int:
+    return requests if plan.max_requests is None else min(requests, plan.max_requests)

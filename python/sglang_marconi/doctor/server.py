@@ -200,7 +200,7 @@ def _check_arguments(arguments: list[str], device: _Device, say: Say) -> None:
         except UnsupportedModelError:
             say(Finding("memory", "ok", "unknown: the model's layers have no formula"))
             return
-        say(memory_finding(_plan(args, model_config, cost, device), cost))
+        say(memory_finding(_plan(args, model_config, cost, device), cost, settings))
 
 
 def _resolve(arguments: list[str], say: Say) -> Any:

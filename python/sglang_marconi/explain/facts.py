@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from sglang_marconi.cost import ModelCost
+from sglang_marconi.cost import ENCODINGS, ModelCost
 from sglang_marconi.replay.latency import LatencyProfile
 from sglang_marconi.sglang_pools import divide_pools
 
@@ -57,6 +57,7 @@ class Explanation(msgspec.Struct, frozen=True):
     """All about a model's cache; bytes and FLOPs are those of one tensor-parallel rank.
 
     Attributes:
+        encoded_bytes: of a checkpoint, in each encoding that a store may demote it to.
         tokens_per_state: the tokens whose KV takes as much as one checkpoint; ``None``
             without KV.
         break_even_tokens: the shortest prefix whose KV takes at least as much as a
@@ -68,6 +69,7 @@ class Explanation(msgspec.Struct, frozen=True):
     budget_bytes: int
     context_tokens: int
     state_bytes: int
+    encoded_bytes: dict[str, int]
     kv_bytes_per_token: int
     tokens_per_state: float | None
     break_even_tokens: int | None
@@ -100,6 +102,7 @@ def explain(
         budget_bytes=budget_bytes,
         context_tokens=context_tokens,
         state_bytes=cost.state_bytes,
+        encoded_bytes={name: cost.encoded_state_bytes(name) for name in ENCODINGS},
         kv_bytes_per_token=per_token,
         tokens_per_state=cost.state_bytes / per_token if per_token else None,
         break_even_tokens=_break_even(cost, context_tokens),
