@@ -18,7 +18,6 @@ import httpx
 from sglang_marconi.replay.words import WORDS
 
 _SYSTEMS, _REPEATED = 6, 8
-_SAMPLES = 120
 _LOWEST_ID, _HIGHEST_ID = 300, 1000
 """Ids of ordinary tokens of the small model."""
 
@@ -37,10 +36,11 @@ class Sample(NamedTuple):
 
 @dataclass
 class Caller:
-    """Asks one server, and keeps a fair sample of the greedy answers, of bounded size."""
+    """Asks one server, and keeps a fair sample of `most_samples` of the greedy answers."""
 
     client: httpx.AsyncClient
     chooser: random.Random
+    most_samples: int
     samples: list[Sample] = field(default_factory=list)
     asked: int = 0
     totals: Counter[str] = field(default_factory=Counter)
@@ -73,9 +73,9 @@ class Caller:
         """Each answer so far is among the samples with the same probability."""
         self.asked += 1
         at = self.chooser.randrange(self.asked)
-        if len(self.samples) < _SAMPLES:
+        if len(self.samples) < self.most_samples:
             self.samples.append(sample)
-        elif at < _SAMPLES:
+        elif at < self.most_samples:
             self.samples[at] = sample
 
 
