@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import triton.language as tl
 from torch import Tensor
 
 from .checks import check_active
+from .launch import kernel, on_device_of, runs_kernels
 from .layout import StateLayout
+from .tables import BLOCK_BYTES, tables_of
+from .tiles import FLAGS, zero_bytes
 
 
 def clear(active: Sequence[Tensor], slots: Tensor, layout: StateLayout) -> None:
@@ -21,7 +25,33 @@ def clear(active: Sequence[Tensor], slots: Tensor, layout: StateLayout) -> None:
         ValueError: a dtype or shape is not as described.
     """
     check_active(active, slots, layout)
-    clear_torch(active, slots)
+    if runs_kernels(slots):
+        clear_triton(active, slots, layout)
+    else:
+        clear_torch(active, slots)
+
+
+def clear_triton(active: Sequence[Tensor], slots: Tensor, layout: StateLayout) -> None:
+    """`clear` as a kernel. Raises `ValueError` where a slot's elements are not contiguous."""
+    tables = tables_of(layout, active, slots.device)
+    programs = len(slots) * len(tables.copies)
+    if programs == 0:
+        return
+    with on_device_of(slots):
+        _clear_kernel[(programs,)](
+            slots, tables.copies, len(tables.copies), BLOCK=BLOCK_BYTES, **FLAGS
+        )
+
+
+@kernel
+def _clear_kernel(
+    slots: tl.tensor, copies: tl.tensor, copy_count: tl.tensor, BLOCK: tl.constexpr
+) -> None:
+    """One program an item and slot; the items of a slot follow each other."""
+    slot = tl.load(slots + tl.program_id(0) // copy_count)
+    copy = copies + tl.program_id(0) % copy_count * 6
+    target = (tl.load(copy) + slot * tl.load(copy + 1)).to(tl.pointer_type(tl.uint8))
+    zero_bytes(target, tl.load(copy + 4), tl.load(copy + 5), BLOCK)
 
 
 def clear_torch(active: Sequence[Tensor], slots: Tensor) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import triton.language as tl
 from torch import Tensor
 
 from .checks import check_active, check_pages, check_rows
 from .image import write_image
+from .launch import kernel, on_device_of, runs_kernels
 from .layout import Encoding, StateLayout
+from .tables import BLOCK_BYTES, stored_as, tables_of
+from .tiles import ELEMENTS, EXACT, FLAGS, copy_bytes, read_slot, write_pages
 
 
 def store(
@@ -37,7 +41,81 @@ def store(
     check_active(active, slots, layout)
     check_pages(pages, layout)
     check_rows(rows, len(slots), layout.pages(encoding))
-    store_torch(active, slots, pages, rows, encoding, layout)
+    if runs_kernels(pages):
+        store_triton(active, slots, pages, rows, encoding, layout)
+    else:
+        store_torch(active, slots, pages, rows, encoding, layout)
+
+
+def store_triton(
+    active: Sequence[Tensor],
+    slots: Tensor,
+    pages: Tensor,
+    rows: Tensor,
+    encoding: Encoding,
+    layout: StateLayout,
+) -> None:
+    """`store` as a kernel. Raises `ValueError` where a slot's elements are not contiguous."""
+    tables = tables_of(layout, active, pages.device)
+    copies, tiles = tables.items(stored_as(encoding, layout))
+    programs = len(slots) * (copies + tiles)
+    if programs == 0:
+        return
+    with on_device_of(pages):
+        _store_kernel[(programs,)](
+            slots,
+            pages,
+            rows,
+            rows.stride(0),
+            tables.copies,
+            copies,
+            tables.tiles,
+            tiles,
+            ENCODING=int(stored_as(encoding, layout)),
+            ELEMENT=ELEMENTS[tables.element],
+            PAGE_BYTES=layout.page_bytes,
+            BLOCK=BLOCK_BYTES,
+            ROWS=tables.tile_rows,
+            COLUMNS=tables.tile_columns,
+            VECTOR=tables.vector,
+            **FLAGS,
+        )
+
+
+@kernel
+def _store_kernel(
+    slots: tl.tensor,
+    pages: tl.tensor,
+    rows: tl.tensor,
+    row_stride: tl.tensor,
+    copies: tl.tensor,
+    copy_count: tl.tensor,
+    tiles: tl.tensor,
+    tile_count: tl.tensor,
+    ENCODING: tl.constexpr,
+    ELEMENT: tl.constexpr,
+    PAGE_BYTES: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    VECTOR: tl.constexpr,
+) -> None:
+    """One program an item and state; the items of a state follow each other."""
+    items = copy_count + tile_count
+    state = tl.program_id(0) // items
+    item = tl.program_id(0) % items
+    slot = tl.load(slots + state)
+    numbers = rows + state.to(tl.int64) * row_stride
+    if item < copy_count:
+        copy = copies + item * 6
+        source = (tl.load(copy) + slot * tl.load(copy + 1)).to(tl.pointer_type(tl.uint8))
+        page = tl.load(numbers + tl.load(copy + 2)).to(tl.int64)
+        target = pages + page * PAGE_BYTES + tl.load(copy + 3)
+        copy_bytes(source, target, tl.load(copy + 4), tl.load(copy + 5), BLOCK)
+    elif ENCODING != EXACT:
+        tile = tiles + (item - copy_count) * 9
+        values = read_slot(tile, slot, ELEMENT, ROWS, COLUMNS, VECTOR)
+        write_pages(values, pages, numbers, tile, ENCODING, ELEMENT, PAGE_BYTES, VECTOR)
 
 
 def store_torch(
