@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import triton.language as tl
 from torch import Tensor
 
+from .arithmetic import FLAGS
 from .checks import check_active
 from .launch import kernel, on_device_of, runs_kernels
 from .layout import StateLayout
+from .runs import RUN_FIELDS, run_in_slot, zero_run
 from .tables import BLOCK_BYTES, tables_of
-from .tiles import FLAGS, zero_bytes
 
 
 def clear(active: Sequence[Tensor], slots: Tensor, layout: StateLayout) -> None:
@@ -34,24 +35,21 @@ def clear(active: Sequence[Tensor], slots: Tensor, layout: StateLayout) -> None:
 def clear_triton(active: Sequence[Tensor], slots: Tensor, layout: StateLayout) -> None:
     """`clear` as a kernel. Raises `ValueError` where a slot's elements are not contiguous."""
     tables = tables_of(layout, active, slots.device)
-    programs = len(slots) * len(tables.copies)
+    programs = len(slots) * len(tables.runs)
     if programs == 0:
         return
     with on_device_of(slots):
-        _clear_kernel[(programs,)](
-            slots, tables.copies, len(tables.copies), BLOCK=BLOCK_BYTES, **FLAGS
-        )
+        _clear_kernel[(programs,)](slots, tables.runs, len(tables.runs), BLOCK=BLOCK_BYTES, **FLAGS)
 
 
 @kernel
 def _clear_kernel(
-    slots: tl.tensor, copies: tl.tensor, copy_count: tl.tensor, BLOCK: tl.constexpr
+    slots: tl.tensor, runs: tl.tensor, run_count: tl.tensor, BLOCK: tl.constexpr
 ) -> None:
     """One program an item and slot; the items of a slot follow each other."""
-    slot = tl.load(slots + tl.program_id(0) // copy_count)
-    copy = copies + tl.program_id(0) % copy_count * 6
-    target = (tl.load(copy) + slot * tl.load(copy + 1)).to(tl.pointer_type(tl.uint8))
-    zero_bytes(target, tl.load(copy + 4), tl.load(copy + 5), BLOCK)
+    slot = tl.load(slots + tl.program_id(0) // run_count)
+    run = runs + tl.program_id(0) % run_count * RUN_FIELDS
+    zero_run(run_in_slot(run, slot), run, BLOCK)
 
 
 def clear_torch(active: Sequence[Tensor], slots: Tensor) -> None:

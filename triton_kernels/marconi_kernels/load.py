@@ -8,12 +8,14 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from .arithmetic import BF16, ELEMENTS, EXACT, FLAGS, FP8, INT8
 from .checks import check_active, check_pages, check_rows
 from .image import read_image
 from .launch import kernel, on_device_of, runs_kernels
 from .layout import Encoding, StateLayout
+from .runs import RUN_FIELDS, copy_run, run_in_pages, run_in_slot
 from .tables import BLOCK_BYTES, stored_as, tables_of
-from .tiles import BF16, ELEMENTS, EXACT, FLAGS, FP8, INT8, copy_bytes, read_pages, write_slot
+from .tiles import TILE_FIELDS, read_pages, write_slot
 
 
 def load(
@@ -42,9 +44,14 @@ def load(
     check_active(active, slots, layout)
     check_pages(pages, layout)
     check_rows(rows, len(slots), 0)
-    if encodings.dtype != torch.int32 or encodings.shape != slots.shape:
+    if (
+        encodings.dtype != torch.int32
+        or encodings.shape != slots.shape
+        or not encodings.is_contiguous()
+    ):
         raise ValueError(
-            f"encodings must be int32 [{len(slots)}], got {encodings.dtype} {list(encodings.shape)}"
+            f"encodings must be contiguous int32 [{len(slots)}], got {encodings.dtype} "
+            f"{list(encodings.shape)}"
         )
     if runs_kernels(pages):
         load_triton(active, slots, pages, rows, encodings, layout)
@@ -74,8 +81,8 @@ def load_triton(
             rows.stride(0),
             encodings,
             items,
-            tables.copies,
-            len(tables.copies),
+            tables.runs,
+            len(tables.runs),
             tables.kept,
             tables.tiles,
             len(tables.tiles),
@@ -98,8 +105,8 @@ def _load_kernel(
     row_stride: tl.tensor,
     encodings: tl.tensor,
     items: tl.tensor,
-    copies: tl.tensor,
-    copy_count: tl.tensor,
+    runs: tl.tensor,
+    run_count: tl.tensor,
     kept_count: tl.tensor,
     tiles: tl.tensor,
     tile_count: tl.tensor,
@@ -120,15 +127,13 @@ def _load_kernel(
     if BF16_IS_EXACT:
         encoding = tl.where(encoding == BF16, EXACT, encoding)
     if encoding != EXACT:
-        copy_count = kept_count
-    if item < copy_count:
-        copy = copies + item * 6
-        page = tl.load(numbers + tl.load(copy + 2)).to(tl.int64)
-        source = pages + page * PAGE_BYTES + tl.load(copy + 3)
-        target = (tl.load(copy) + slot * tl.load(copy + 1)).to(tl.pointer_type(tl.uint8))
-        copy_bytes(source, target, tl.load(copy + 4), tl.load(copy + 5), BLOCK)
-    elif (encoding != EXACT) & (item - copy_count < tile_count):
-        tile = tiles + (item - copy_count) * 9
+        run_count = kept_count
+    if item < run_count:
+        run = runs + item * RUN_FIELDS
+        source = run_in_pages(run, pages, numbers, PAGE_BYTES)
+        copy_run(source, run_in_slot(run, slot), run, BLOCK)
+    elif (encoding != EXACT) & (item - run_count < tile_count):
+        tile = tiles + (item - run_count) * TILE_FIELDS
         if encoding == INT8:
             values = read_pages(
                 pages, numbers, tile, INT8, ELEMENT, PAGE_BYTES, ROWS, COLUMNS, VECTOR

@@ -5,12 +5,14 @@ from __future__ import annotations
 import triton.language as tl
 from torch import Tensor
 
+from .arithmetic import ELEMENTS, FLAGS
 from .checks import check_pages, check_rows
 from .image import read_image, write_image
 from .launch import kernel, on_device_of, runs_kernels
 from .layout import Encoding, StateLayout
+from .runs import RUN_FIELDS, copy_padded_run, run_in_pages
 from .tables import BLOCK_BYTES, stored_as, tables_of
-from .tiles import ELEMENTS, FLAGS, copy_bytes, read_pages, write_pages
+from .tiles import TILE_FIELDS, read_pages, write_pages
 
 
 def reencode(
@@ -60,8 +62,8 @@ def reencode_triton(
     """`reencode` as a kernel."""
     tables = tables_of(layout, None, pages.device)
     source, target = stored_as(source, layout), stored_as(target, layout)
-    copies, tiles = tables.items(Encoding.EXACT if source == target else Encoding.INT8)
-    programs = len(source_rows) * (copies + tiles)
+    runs, tiles = tables.items(Encoding.EXACT if source == target else Encoding.INT8)
+    programs = len(source_rows) * (runs + tiles)
     if programs == 0:
         return
     with on_device_of(pages):
@@ -71,8 +73,8 @@ def reencode_triton(
             source_rows.stride(0),
             target_rows,
             target_rows.stride(0),
-            tables.copies,
-            copies,
+            tables.runs,
+            runs,
             tables.tiles,
             tiles,
             SOURCE=int(source),
@@ -94,8 +96,8 @@ def _reencode_kernel(
     source_stride: tl.tensor,
     target_rows: tl.tensor,
     target_stride: tl.tensor,
-    copies: tl.tensor,
-    copy_count: tl.tensor,
+    runs: tl.tensor,
+    run_count: tl.tensor,
     tiles: tl.tensor,
     tile_count: tl.tensor,
     SOURCE: tl.constexpr,
@@ -108,21 +110,19 @@ def _reencode_kernel(
     VECTOR: tl.constexpr,
 ) -> None:
     """One program an item and state; the items of a state follow each other."""
-    items = copy_count + tile_count
+    items = run_count + tile_count
     state = tl.program_id(0) // items
     item = tl.program_id(0) % items
     source_numbers = source_rows + state.to(tl.int64) * source_stride
     target_numbers = target_rows + state.to(tl.int64) * target_stride
-    if item < copy_count:
-        # The bytes copied lie in the same place of both images. What fills up the last vector is
-        # padding, in both.
-        copy = copies + item * 6
-        page, offset = tl.load(copy + 2), tl.load(copy + 3)
-        source = pages + tl.load(source_numbers + page).to(tl.int64) * PAGE_BYTES + offset
-        target = pages + tl.load(target_numbers + page).to(tl.int64) * PAGE_BYTES + offset
-        copy_bytes(source, target, (tl.load(copy + 4) + 15) // 16 * 16, 1, BLOCK)
+    if item < run_count:
+        # The parts kept bit for bit lie in the same place of both images.
+        run = runs + item * RUN_FIELDS
+        origin = run_in_pages(run, pages, source_numbers, PAGE_BYTES)
+        goal = run_in_pages(run, pages, target_numbers, PAGE_BYTES)
+        copy_padded_run(origin, goal, run, BLOCK)
     elif SOURCE != TARGET:
-        tile = tiles + (item - copy_count) * 9
+        tile = tiles + (item - run_count) * TILE_FIELDS
         values = read_pages(
             pages, source_numbers, tile, SOURCE, ELEMENT, PAGE_BYTES, ROWS, COLUMNS, VECTOR
         )

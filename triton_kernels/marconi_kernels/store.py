@@ -7,12 +7,14 @@ from collections.abc import Sequence
 import triton.language as tl
 from torch import Tensor
 
+from .arithmetic import ELEMENTS, EXACT, FLAGS
 from .checks import check_active, check_pages, check_rows
 from .image import write_image
 from .launch import kernel, on_device_of, runs_kernels
 from .layout import Encoding, StateLayout
+from .runs import RUN_FIELDS, copy_run, run_in_pages, run_in_slot
 from .tables import BLOCK_BYTES, stored_as, tables_of
-from .tiles import ELEMENTS, EXACT, FLAGS, copy_bytes, read_slot, write_pages
+from .tiles import TILE_FIELDS, read_slot, write_pages
 
 
 def store(
@@ -57,8 +59,8 @@ def store_triton(
 ) -> None:
     """`store` as a kernel. Raises `ValueError` where a slot's elements are not contiguous."""
     tables = tables_of(layout, active, pages.device)
-    copies, tiles = tables.items(stored_as(encoding, layout))
-    programs = len(slots) * (copies + tiles)
+    runs, tiles = tables.items(stored_as(encoding, layout))
+    programs = len(slots) * (runs + tiles)
     if programs == 0:
         return
     with on_device_of(pages):
@@ -67,8 +69,8 @@ def store_triton(
             pages,
             rows,
             rows.stride(0),
-            tables.copies,
-            copies,
+            tables.runs,
+            runs,
             tables.tiles,
             tiles,
             ENCODING=int(stored_as(encoding, layout)),
@@ -88,8 +90,8 @@ def _store_kernel(
     pages: tl.tensor,
     rows: tl.tensor,
     row_stride: tl.tensor,
-    copies: tl.tensor,
-    copy_count: tl.tensor,
+    runs: tl.tensor,
+    run_count: tl.tensor,
     tiles: tl.tensor,
     tile_count: tl.tensor,
     ENCODING: tl.constexpr,
@@ -101,19 +103,17 @@ def _store_kernel(
     VECTOR: tl.constexpr,
 ) -> None:
     """One program an item and state; the items of a state follow each other."""
-    items = copy_count + tile_count
+    items = run_count + tile_count
     state = tl.program_id(0) // items
     item = tl.program_id(0) % items
     slot = tl.load(slots + state)
     numbers = rows + state.to(tl.int64) * row_stride
-    if item < copy_count:
-        copy = copies + item * 6
-        source = (tl.load(copy) + slot * tl.load(copy + 1)).to(tl.pointer_type(tl.uint8))
-        page = tl.load(numbers + tl.load(copy + 2)).to(tl.int64)
-        target = pages + page * PAGE_BYTES + tl.load(copy + 3)
-        copy_bytes(source, target, tl.load(copy + 4), tl.load(copy + 5), BLOCK)
+    if item < run_count:
+        run = runs + item * RUN_FIELDS
+        target = run_in_pages(run, pages, numbers, PAGE_BYTES)
+        copy_run(run_in_slot(run, slot), target, run, BLOCK)
     elif ENCODING != EXACT:
-        tile = tiles + (item - copy_count) * 9
+        tile = tiles + (item - run_count) * TILE_FIELDS
         values = read_slot(tile, slot, ELEMENT, ROWS, COLUMNS, VECTOR)
         write_pages(values, pages, numbers, tile, ENCODING, ELEMENT, PAGE_BYTES, VECTOR)
 

@@ -18,9 +18,11 @@ from .grouping import ALIGNMENT, Grouping
 from .layout import MIN_PAGE_BYTES, Encoding, StateLayout, StatePart
 
 BLOCK_BYTES = 16 * 1024
-"""Most bytes in a row of `copies`."""
+"""Most bytes in a row of `runs`."""
 
-_TILE_ELEMENTS = 8192
+_TILE_ELEMENTS = 4096
+"""A tile then leaves a thread few enough registers that several programs share a multiprocessor,
+which hides the latency of the look-ups before each copy."""
 _MAX_TILE_COLUMNS = MIN_PAGE_BYTES // 4
 """A tile's row then spans two pages at most, in any encoding of up to 4 bytes an element."""
 
@@ -44,8 +46,8 @@ class View(NamedTuple):
         return cls(tensor.data_ptr(), tensor.stride(0) * size, tensor.stride(1) * size)
 
 
-class Copy(NamedTuple):
-    """A row of `copies`: bytes that lie together in a slot and in one page of the image."""
+class Run(NamedTuple):
+    """A row of `runs`: bytes that lie together in a slot and in one page of the image."""
 
     address: int
     """Of the first byte in slot 0."""
@@ -82,10 +84,10 @@ class Tile(NamedTuple):
 class Tables(NamedTuple):
     """The items of a layout."""
 
-    copies: Tensor
-    """int64 `[items, len(Copy._fields)]`: the parts kept bit for bit, then the lossy ones."""
+    runs: Tensor
+    """int64 `[items, len(Run._fields)]`: the parts kept bit for bit, then the lossy ones."""
     kept: int
-    """Rows of `copies` for the parts kept bit for bit."""
+    """Rows of `runs` for the parts kept bit for bit."""
     tiles: Tensor
     """int64 `[items, len(Tile._fields)]`: the lossy parts."""
     tile_rows: int
@@ -99,9 +101,9 @@ class Tables(NamedTuple):
     """Of the lossy parts, float32 where there is none."""
 
     def items(self, encoding: Encoding) -> tuple[int, int]:
-        """Rows of `copies`, from the first, and of `tiles` that `encoding` takes."""
+        """Rows of `runs`, from the first, and of `tiles` that `encoding` takes."""
         if encoding == Encoding.EXACT:
-            return len(self.copies), 0
+            return len(self.runs), 0
         return self.kept, len(self.tiles)
 
 
@@ -126,7 +128,7 @@ def tables_of(layout: StateLayout, active: Sequence[Tensor] | None, device: torc
 
 @lru_cache(maxsize=32)
 def _build(layout: StateLayout, views: tuple[View, ...], device: torch.device) -> Tables:
-    copies: list[Copy] = []
+    runs: list[Run] = []
     tiles: list[Tile] = []
     kept = 0
     groupings = [Grouping.of(part.shape) for part in layout.parts if part.lossy and part.nbytes]
@@ -147,11 +149,11 @@ def _build(layout: StateLayout, views: tuple[View, ...], device: torch.device) -
                 for encoding, segments in ((e, layout.segments(e)) for e in Encoding)
             }
             here = view._replace(address=view.address + layer * view.layer_stride)
-            copies += _copies(here, part.nbytes, starts[Encoding.EXACT], layout.page_bytes)
+            runs += _runs(here, part.nbytes, starts[Encoding.EXACT], layout.page_bytes)
             if part.lossy:
                 tiles += _tiles(here, part, starts, tile_columns)
         if not part.lossy:
-            kept = len(copies)
+            kept = len(runs)
     element = next((part.dtype for part in layout.parts if part.lossy), torch.float32)
     wide = all(
         tile.columns % ALIGNMENT == tile.pitch % ALIGNMENT == 0
@@ -159,7 +161,7 @@ def _build(layout: StateLayout, views: tuple[View, ...], device: torch.device) -
         for tile in tiles
     )
     return Tables(
-        torch.tensor(copies, dtype=torch.int64, device=device).view(-1, len(Copy._fields)),
+        torch.tensor(runs, dtype=torch.int64, device=device).view(-1, len(Run._fields)),
         kept,
         torch.tensor(tiles, dtype=torch.int64, device=device).view(-1, len(Tile._fields)),
         tile_rows,
@@ -169,7 +171,7 @@ def _build(layout: StateLayout, views: tuple[View, ...], device: torch.device) -
     )
 
 
-def _copies(view: View, nbytes: int, start: int, page_bytes: int) -> Iterator[Copy]:
+def _runs(view: View, nbytes: int, start: int, page_bytes: int) -> Iterator[Run]:
     """`nbytes` of a layer at byte `start` of the image, cut where a page ends."""
     done = 0
     while done < nbytes:
@@ -177,7 +179,7 @@ def _copies(view: View, nbytes: int, start: int, page_bytes: int) -> Iterator[Co
         count = min(BLOCK_BYTES, page_bytes - offset, nbytes - done)
         address = view.address + done
         wide = not (address % ALIGNMENT or view.slot_stride % ALIGNMENT or count % ALIGNMENT)
-        yield Copy(address, view.slot_stride, page, offset, count, int(wide))
+        yield Run(address, view.slot_stride, page, offset, count, int(wide))
         done += count
 
 
