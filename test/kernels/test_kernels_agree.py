@@ -1,7 +1,7 @@
 """The kernels against the torch implementation, bit for bit.
 
 Where there is no GPU these run in `test_kernels_interpreted.py`, under Triton's interpreter; that
-takes milliseconds an operation on a tile, so the states here are small.
+takes milliseconds for each program, so the states here are small.
 """
 
 from __future__ import annotations
@@ -13,20 +13,13 @@ import torch
 from kernel_states import POISON, Pages, active_tensors, bits, encodings_of
 from marconi_kernels import Encoding, StateLayout, StatePart
 from marconi_kernels.clear import clear_torch, clear_triton
-from marconi_kernels.launch import runs_kernels
 from marconi_kernels.load import load_torch, load_triton
 from marconi_kernels.reencode import reencode_torch, reencode_triton
 from marconi_kernels.store import store_torch, store_triton
 from torch import Tensor
 
-LAYERS, SLOTS = 2, 4
+LAYERS, SLOTS = 1, 4
 LOSSY = [Encoding.BF16, Encoding.INT8, Encoding.FP8]
-
-
-@pytest.fixture(autouse=True)
-def _kernels(device: torch.device) -> None:
-    if not runs_kernels(torch.empty(0, device=device)):
-        pytest.skip("needs a GPU or TRITON_INTERPRET=1")
 
 
 def window(*shape: int, dtype: torch.dtype = torch.bfloat16) -> StatePart:
@@ -38,18 +31,16 @@ def recurrent(*shape: int, dtype: torch.dtype = torch.float32) -> StatePart:
 
 
 CASES = {
-    # a head of Mamba2, of GDN, of Falcon-H1 (two tiles wide); KDA's three windows; Mamba1
-    "mamba2": ([window(16, 3), recurrent(2, 64, 128)], 4112),
-    "nano": ([window(16, 3), recurrent(1, 80, 128)], 16384),
+    # a head of Mamba2 and of GDN; KDA's three windows; Mamba1
+    "mamba2": ([window(16, 3), recurrent(1, 80, 128)], 4112),
     "gdn": ([window(3, 24), recurrent(1, 128, 128)], 65536),
-    "falcon": ([recurrent(1, 128, 256)], 8192),
-    "kda": ([window(8, 3)] * 3 + [recurrent(1, 128, 128)], 1024),
-    "mamba1": ([window(144, 3), recurrent(144, 1, 16)], 512),
+    "kda": ([window(8, 3)] * 3 + [recurrent(1, 128, 64)], 8208),
+    "mamba1": ([window(144, 3), recurrent(144, 1, 16)], 1024),
     "lfm2": ([window(64, 2), recurrent(1, 8, 0)], 512),
     # unaligned: rows, columns, windows; two groups of different size; elements in memory order
     "odd": ([window(37, 3), recurrent(2, 131, 5)], 528),
     "flat": ([window(5, dtype=torch.int8), recurrent(2, 75)], 512),
-    "wide_rows": ([recurrent(33, 300)], 560),
+    "wide_rows": ([recurrent(33, 140)], 1040),
     "two": ([recurrent(1, 32, 16), window(8, dtype=torch.float64), recurrent(40, 6)], 512),
     "bf16": ([window(8, 3), recurrent(2, 64, 16, dtype=torch.bfloat16)], 1024),
     "fp16": ([window(9, dtype=torch.half), recurrent(1, 65, 7, dtype=torch.half)], 512),
@@ -73,6 +64,12 @@ class Both:
         store_torch(self.active, self.slots, *arguments)
         return buffer
 
+    def loaded(self, buffer: Tensor, encoding: Encoding, state: int = 0) -> list[Tensor]:
+        restored = [torch.zeros_like(tensor) for tensor in self.active]
+        rows, encodings = self.pages.rows[state:][:1], encodings_of([encoding], self.device)
+        load_torch(restored, self.slots[:1], buffer, rows, encodings, self.layout)
+        return restored
+
     def images(self, buffer: Tensor, encoding: Encoding) -> Tensor:
         used = self.pages.rows[:, : self.layout.pages(encoding)].long()
         return buffer[used].flatten(1)[:, : self.layout.encoded_bytes(encoding)]
@@ -87,10 +84,9 @@ def test_stores(name: str, encoding: Encoding, device: torch.device) -> None:
     table = torch.full((2, both.pages.rows.shape[1] + 3), -1, dtype=torch.int32, device=device)
     table[:, 1:-2] = both.pages.rows
     store_triton(both.active, both.slots, buffer, table[:, 1:], encoding, both.layout)
-    found = both.images(buffer, encoding)
-    wanted = both.images(both.stored(encoding), encoding)
-    # The torch implementation fills padding with zeros.
-    assert ((found == wanted) | (found == POISON) & (wanted == 0)).all()
+    wanted = both.stored(encoding)
+    assert_same_but_padding(both.images(wanted, encoding), both.images(buffer, encoding), POISON)
+    assert_equal(both.loaded(wanted, encoding), both.loaded(buffer, encoding))
     written = both.pages.touched(both.layout, encoding)
     assert (buffer[~written] == POISON).all()
 
@@ -100,9 +96,9 @@ def test_stores(name: str, encoding: Encoding, device: torch.device) -> None:
 def test_loads(name: str, encoding: Encoding, device: torch.device) -> None:
     both = Both(name, device)
     buffer = both.stored(encoding)
-    slots = torch.tensor([0, 2, 3], device=device)
-    rows = both.pages.rows[[1, 0, 1]]
-    encodings = encodings_of([encoding] * 3, device)
+    slots = torch.tensor([0, 2], device=device)
+    rows = both.pages.rows[[1, 1]]
+    encodings = encodings_of([encoding] * 2, device)
     results = []
     for implementation in (load_torch, load_triton):
         results.append([torch.full_like(tensor, 7) for tensor in both.active])
@@ -129,7 +125,7 @@ def test_loads_of_several_encodings(device: torch.device) -> None:
     + [(lossy, Encoding.EXACT) for lossy in LOSSY]
     + [(Encoding.BF16, Encoding.INT8), (Encoding.INT8, Encoding.FP8)],
 )
-@pytest.mark.parametrize("name", ["mamba2", "kda", "odd", "bf16", "fp16"])
+@pytest.mark.parametrize("name", ["gdn", "odd", "bf16"])
 def test_reencodes(name: str, source: Encoding, target: Encoding, device: torch.device) -> None:
     both = Both(name, device)
     buffer = both.stored(source)
@@ -138,15 +134,15 @@ def test_reencodes(name: str, source: Encoding, target: Encoding, device: torch.
     for implementation in (reencode_torch, reencode_triton):
         results.append(buffer.clone())
         implementation(results[-1], here, source, there, target, both.layout)
-    wanted, found = (both.images(result, target)[1] for result in results)
-    before = both.images(buffer, target)[1]
-    assert ((found == wanted) | (found == before) & (wanted == 0)).all()
+    images = [both.images(result, target)[1] for result in results]
+    assert_same_but_padding(*images, both.images(buffer, target)[1])
+    assert_equal(*(both.loaded(result, target, state=1) for result in results))
     untouched = torch.ones(len(buffer), dtype=torch.bool, device=device)
     untouched[there[0, : both.layout.pages(target)].long()] = False
     assert torch.equal(results[1][untouched], buffer[untouched])
 
 
-@pytest.mark.parametrize("name", ["nano", "odd", "flat", "lfm2", "two"])
+@pytest.mark.parametrize("name", ["mamba2", "odd", "lfm2"])
 def test_clears(name: str, device: torch.device) -> None:
     both = Both(name, device)
     results = [[tensor.clone() for tensor in both.active] for _ in range(2)]
@@ -183,15 +179,16 @@ def test_values_at_the_edges_of_an_encoding(encoding: Encoding, device: torch.de
 @pytest.mark.parametrize("strided", ["slots_apart", "layers_inside", "unaligned"])
 def test_strides(strided: str, device: torch.device) -> None:
     """Slots further apart than their bytes, SGLang's page-major layout, addresses of any kind."""
-    layout = StateLayout(LAYERS, [recurrent(1, 33, 16)], 512)
+    layers = 3
+    layout = StateLayout(layers, [recurrent(1, 33, 16)], 512)
     size = 33 * 16
     strides, offset = {
         "slots_apart": ((SLOTS * 2 * size, 2 * size), 0),
-        "layers_inside": ((size, LAYERS * size + 4), 0),
+        "layers_inside": ((size, layers * size + 4), 0),
         "unaligned": ((SLOTS * size, size), 1),
     }[strided]
-    storage = torch.randn(LAYERS * SLOTS * 2 * size + 64, device=device)
-    active = storage.as_strided((LAYERS, SLOTS, 1, 33, 16), (*strides, size, 16, 1), offset)
+    storage = torch.randn(layers * SLOTS * 2 * size + 64, device=device)
+    active = storage.as_strided((layers, SLOTS, 1, 33, 16), (*strides, size, 16, 1), offset)
     pages = Pages.of(layout, 2, device)
     slots = torch.tensor([3, 0], device=device)
     for encoding in (Encoding.EXACT, Encoding.INT8):
@@ -238,6 +235,11 @@ def test_a_slot_that_is_not_contiguous_is_refused(device: torch.device) -> None:
     active = torch.zeros(1, 2, 32, 16, device=device).transpose(2, 3)
     with pytest.raises(ValueError, match="must be contiguous"):
         clear_triton([active], torch.tensor([0], device=device), layout)
+
+
+def assert_same_but_padding(wanted: Tensor, found: Tensor, before: Tensor | int) -> None:
+    """The torch implementation fills padding with zeros; the kernels may leave what was there."""
+    assert ((found == wanted) | (wanted == 0) & (found == before)).all()
 
 
 def assert_equal(one: Sequence[Tensor], other: Sequence[Tensor]) -> None:

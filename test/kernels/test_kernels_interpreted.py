@@ -18,7 +18,7 @@ def test_kernels_agree_under_the_interpreter() -> None:
     # A process of its own: Triton decides when it is imported, for every kernel in the process.
     child = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(AGREE)],
-        env=os.environ | {"TRITON_INTERPRET": "1"},
+        env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
