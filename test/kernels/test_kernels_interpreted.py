@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-AGREE = Path(__file__).with_name("test_kernels_agree.py")
+FILES = ["test_kernels_agree.py", "test_kernels_properties.py"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels run compiled")
 def test_kernels_agree_under_the_interpreter() -> None:
     # A process of its own: Triton decides when it is imported, for every kernel in the process.
     child = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(AGREE)],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *FILES],
+        cwd=Path(__file__).parent,
         env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

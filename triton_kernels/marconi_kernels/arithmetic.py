@@ -45,7 +45,7 @@ def to_float(raw: tl.tensor, ELEMENT: tl.constexpr) -> tl.tensor:
 
 @device_function
 def from_float(values: tl.tensor, ELEMENT: tl.constexpr) -> tl.tensor:
-    """The reverse of `_to_float`, rounding to nearest even."""
+    """The reverse of `to_float`, rounding to nearest even."""
     if ELEMENT.is_int():
         bits = values.to(tl.int32, bitcast=True)
         rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
