@@ -245,10 +245,11 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     cost = price_config(
         ctx.model_config.hf_config, settings, tp_size=attention_ranks(ctx.server_args)
     )
-    if has_store(params.req_to_token_pool) and params.req_to_token_pool.device != "cpu":
-        # Requests compute on it.
-        forward = ctx.tp_worker.model_runner.forward_stream
-        params.req_to_token_pool.mamba_ckpt_pool.store.stream = forward
+    pool = params.req_to_token_pool
+    if has_store(pool):
+        # Requests compute on it; without a GPU there is a stand-in.
+        forward = None if pool.device == "cpu" else ctx.tp_worker.model_runner.forward_stream
+        pool.mamba_ckpt_pool.attach(pool.mamba_pool, forward)
     policy = live_policy(settings, with_pools(cost, params), params)
     choose_components(params, policy.eviction, policy.tuning)
     HookRegistry.register(f"{_ADDER}._select_prefill_admission", cut_admission, HookType.AROUND)
