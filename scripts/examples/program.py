@@ -31,8 +31,8 @@ def judge(s: Any, essay: str) -> None:
     s += f"{INSTRUCTIONS}\nEssay: {essay}\nIts gist:"
     s += sgl.gen("gist", max_tokens=8, temperature=0)
     forks = s.fork(len(SIDES))
-    for fork, side in zip(forks, SIDES, strict=True):
-        fork += f" Its {side}:" + sgl.gen("judgement", max_tokens=8, temperature=0)
+    for i, side in enumerate(SIDES):
+        forks[i] += f" Its {side}:" + sgl.gen("judgement", max_tokens=8, temperature=0)
     forks.join()
     for fork, side in zip(forks, SIDES, strict=True):
         s += f" {side}: {fork['judgement']}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,7 +50,7 @@ def test_each_turn_of_a_chat_resumes_after_the_last_reply(marconi: LocalServer) 
     turns = list(run_example(marconi, "chat.py").values())
     assert len(turns) == 4
     assert turns[0].cached == 0
-    for before, turn in zip(turns, turns[1:], strict=False):
+    for before, turn in pairwise(turns):
         assert turn.cached >= before.prompt
 
 
@@ -87,7 +88,7 @@ def test_agents_resume_at_each_step_and_share_instructions(marconi: LocalServer)
     found = run_example(marconi, "agent.py")
     for city in ("Oslo", "Porto", "Riga"):
         steps = [found[f"{city}, step {number}"] for number in (1, 2, 3, 4)]
-        for before, step in zip(steps, steps[1:], strict=False):
+        for before, step in pairwise(steps):
             assert step.cached >= before.prompt
     assert found["Oslo, step 1"].cached == found["Porto, step 1"].cached == 0
     assert found["Riga, step 1"].cached > 200
