@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,14 +26,24 @@ SYSTEMS = [tokens(180 + 30 * i, seed=i) for i in range(3)]
 CHATS, TURNS, QUESTIONS = 5, 4, 12
 
 
-@pytest.fixture(scope="module")
-def two_ranks(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
+SETTINGS: dict[str, dict[str, float | str]] = {
+    "shared slots": {},
+    # Checkpoints that move between the device and the host.
+    "store": {"checkpoint_memory": 0.5, "host_memory": "400KB"},
+}
+
+
+@pytest.fixture(scope="module", params=SETTINGS)
+def two_ranks(
+    request: pytest.FixtureRequest, model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalServer]:
     """A server of two ranks whose pools hold a part of the workload."""
     log = tmp_path_factory.mktemp("log") / "two_ranks.log"
     arguments = (
         *("--radix-cache-backend", "marconi", "--enable-cache-report", "--tp", "2"),
         *("--max-total-tokens", str(POOL_TOKENS), "--max-mamba-cache-size", "24"),
         *("--max-running-requests", "4"),
+        *("--radix-eviction-policy-config", json.dumps(SETTINGS[request.param])),
     )
     environment = {
         # SGLang compares the ranks' calls of the tree, with arguments and results where it can,
