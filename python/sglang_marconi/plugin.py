@@ -9,6 +9,8 @@
 | ``PrefillAdder._select_prefill_admission`` (around)   | hook   | end a first chunk on the branch |
 | ``PrefillAdder.add_chunked_req`` (around)             | hook   | end a later chunk on the branch |
 | ``runtime_context.mamba_track_grid`` (around)         | hook   | pages > 1: track at every page  |
+| ``SchedulerInternalStateController``:                 |        |                                 |
+| ``_update_handlers`` (after)                          | hook   | policy and alpha while serving  |
 | ``runtime_context.publish`` (after)                   | hook   | a store: the three hooks below  |
 | ``KVCacheConfigurator._handle_max_mamba_cache``       | hook   | slots become the store's bytes  |
 | ``KVCacheConfigurator._calculate_mamba_ratio``        | hook   | slots that a request needs then |
@@ -23,6 +25,7 @@ recurrent operations.
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +55,10 @@ _FULL = f"{_COMPONENTS}.full.FullComponent"
 _TREE = "sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedTreeCore"
 _STATES = "sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedLRUList"
 _TRACK_GRID = "sglang.srt.runtime_context.mamba_track_grid"
+_UPDATES = (
+    "sglang.srt.managers.scheduler_components.internal_state."
+    "SchedulerInternalStateController._update_handlers"
+)
 _PUBLISH = "sglang.srt.runtime_context.publish"
 _CONFIGURATOR = "sglang.srt.mem_cache.kv_cache_configurator.KVCacheConfigurator"
 _CHECKPOINT_POOL = (
@@ -63,6 +70,11 @@ _RESOLVE = "sglang.srt.server_args.ServerArgs.resolve_once"
 SEAMS: dict[str, tuple[str, ...]] = {
     _RESOLVE: ("self",),
     _TRACK_GRID: ("tree_page",),
+    _UPDATES: ("self",),
+    "sglang.srt.managers.scheduler_components.internal_state._UpdateHandler": (
+        "validate",
+        "apply",
+    ),
     _PUBLISH: ("server_args", "role", "hf_config", "ranks"),
     f"{_CONFIGURATOR}._handle_max_mamba_cache": ("self", "total_rest_memory"),
     f"{_CONFIGURATOR}._calculate_mamba_ratio": ("self",),
@@ -233,7 +245,8 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     from sglang_marconi.cache.branch_cut import cut_admission, cut_continuation
-    from sglang_marconi.cache.live_policy import live_policy
+    from sglang_marconi.cache.live_policy import LivePolicy
+    from sglang_marconi.cache.live_settings import add_updates
     from sglang_marconi.cache.pricing import price_config, with_pools
     from sglang_marconi.cache.radix_cache import MarconiRadixCache, choose_components, has_store
     from sglang_marconi.config import parse_settings
@@ -245,15 +258,17 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     cost = price_config(
         ctx.model_config.hf_config, settings, tp_size=attention_ranks(ctx.server_args)
     )
-    if has_store(params.req_to_token_pool) and params.req_to_token_pool.device != "cpu":
-        # Requests compute on it.
-        forward = ctx.tp_worker.model_runner.forward_stream
-        params.req_to_token_pool.mamba_ckpt_pool.store.stream = forward
-    policy = live_policy(settings, with_pools(cost, params), params)
+    pool = params.req_to_token_pool
+    if has_store(pool):
+        # Requests compute on it; without a GPU there is a stand-in.
+        forward = None if pool.device == "cpu" else ctx.tp_worker.model_runner.forward_stream
+        pool.mamba_ckpt_pool.attach(pool.mamba_pool, forward)
+    policy = LivePolicy(settings, with_pools(cost, params), params)
     choose_components(params, policy.eviction, policy.tuning)
     HookRegistry.register(f"{_ADDER}._select_prefill_admission", cut_admission, HookType.AROUND)
     HookRegistry.register(f"{_ADDER}.add_chunked_req", cut_continuation, HookType.AROUND)
     HookRegistry.register(_TRACK_GRID, _track_every_page, HookType.AROUND)
+    HookRegistry.register(_UPDATES, partial(add_updates, policy), HookType.AFTER)
     HookRegistry.apply_hooks()
     return create_unified_radix_cache(ctx, cache_class=MarconiRadixCache)
 

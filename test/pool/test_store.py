@@ -197,6 +197,18 @@ def test_the_smallest_store_holds_one_checkpoint(lossy: Encoding | None, host_by
     store.load([checkpoint], tensors, torch.tensor([1]))
 
 
+def test_warming_up_leaves_a_store_as_it_was() -> None:
+    size = store_size(LAYOUT, 5 * EXACT_BYTES, lossy=Encoding.INT8, host_bytes=2 * EXACT_BYTES)
+    store = CheckpointStore(LAYOUT, size, lossy=Encoding.INT8, device=CPU)
+    tensors = active()
+    for tensor in tensors:
+        tensor.fill_(3.0)
+    store.warm_up(tensors, 0)
+    assert store.available_pages == store.pages
+    assert store.available_host_pages == size.host_pages
+    assert all((tensor[:, 1:] == 3.0).all() for tensor in tensors)
+
+
 def test_host_memory_for_less_than_a_checkpoint_is_an_error() -> None:
     with pytest.raises(StoreSizeError, match="do not hold one checkpoint"):
         store_size(LAYOUT, 10 * EXACT_BYTES, host_bytes=EXACT_BYTES - 1)
