@@ -226,11 +226,13 @@ async def _ends_well(client: httpx.AsyncClient, report: Report) -> None:
 
 
 def _read_log(log: Path, report: Report) -> None:
-    """Errors that no answer has shown."""
-    text = log.read_text(errors="replace")
-    for sign in ("Traceback", "leak detected", "Leak Detected"):
-        if count := text.count(sign):
-            report.fail("log", f"{sign!r} {count} times in {log}")
+    """Errors there, the first of each kind; they come first, as a cause of the others."""
+    earlier, report.failures = report.failures, []
+    lines = log.read_text(errors="replace").splitlines()
+    for sign in ("leak detected", "Leak Detected", "Traceback"):
+        if found := next((line for line in lines if sign in line), None):
+            report.fail("log", f"{found[:300]} ({log})")
+    report.failures += earlier
 
 
 def arguments(settings: str | None) -> Sequence[str]:
