@@ -38,6 +38,7 @@ class Settings(msgspec.Struct, frozen=True):
         host_memory: bytes such as ``32GB`` of host memory, on each rank, for checkpoints that
             leave the device. ``None``: they are evicted.
         page_bytes: the store's pages; ``None``: chosen for the model's state.
+        inspect: whether the server shows its cache at ``/marconi``.
     """
 
     policy: Literal["auto", "marconi"] = "auto"
@@ -47,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True):
     encoding: Literal["exact", "bf16", "int8", "fp8"] = "exact"
     host_memory: str | None = None
     page_bytes: Annotated[int, msgspec.Meta(ge=512)] | None = None
+    inspect: bool = False
 
     @property
     def has_store(self) -> bool:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sglang_marconi.cache.checkpoint_pool import CheckpointPool
     from sglang_marconi.config import Settings
     from sglang_marconi.cost import ModelCost
+    from sglang_marconi.observe.events import Observer
 
 _UNTUNED = 0.0
 """As in the paper: LRU until tuned."""
@@ -28,7 +29,12 @@ class LivePolicy(NamedTuple):
     tuning: AlphaTuning | None = None
 
 
-def live_policy(settings: Settings, cost: ModelCost, params: CacheInitParams) -> LivePolicy:
+def live_policy(
+    settings: Settings,
+    cost: ModelCost,
+    params: CacheInitParams,
+    observer: Observer | None = None,
+) -> LivePolicy:
     """The policy of the cache to be built from ``params``; ``cost`` has its pools' bytes.
 
     A policy to be tuned starts a tuner process on the first rank.
@@ -48,7 +54,7 @@ def live_policy(settings: Settings, cost: ModelCost, params: CacheInitParams) ->
         alpha=utility.alpha,
         forms=() if forms is None else forms,
     )
-    return LivePolicy(eviction, AlphaTuning(utility, setup, params.tp_cache_group))
+    return LivePolicy(eviction, AlphaTuning(utility, setup, params.tp_cache_group, observer))
 
 
 def _state_bytes(params: CacheInitParams, cost: ModelCost) -> int:
