@@ -131,8 +131,8 @@ def kind_of(node: PrefixNode) -> Kind:
 
 
 _GROUPS = (
-    *("nothing resumes there", "checkpoint"),
-    *("nothing resumes there, of a session", "checkpoint, of a session"),
+    *("nothing resumes there", "checkpoints"),
+    *("nothing resumes there, of a session", "checkpoints of a session"),
 )
 
 

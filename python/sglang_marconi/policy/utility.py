@@ -10,8 +10,9 @@ from sglang_marconi.policy.ranking import Candidate, Ranking, Standing, Valuatio
 _STATELESS, _DEMOTION, _PLAIN, _PLAIN_ABOVE, _BRANCH, _BRANCH_ABOVE, _REFERENCED = range(7)
 _RANKS = 2 * _REFERENCED
 _NAMES = (
-    *("nothing resumes there", "demotion", "at most one child", "at most one child, in use below"),
-    *("branch point", "branch point, in use below"),
+    *("nothing resumes there", "demotions"),
+    *("checkpoints with at most one child", "checkpoints with at most one child, in use below"),
+    *("branch points", "branch points, in use below"),
 )
 
 
