@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sglang_marconi.cost import ModelCost
 from sglang_marconi.replay.formats import read_trace
 from sglang_marconi.replay.models import load_cost
-from sglang_marconi.replay.page import write_report
+from sglang_marconi.replay.page.write import write_report
 from sglang_marconi.replay.records import run_record
 from sglang_marconi.replay.report import comparison
 from sglang_marconi.replay.requests import Request

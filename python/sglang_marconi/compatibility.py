@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from sglang_marconi.config import parse_settings
+from sglang_marconi.config import Settings, parse_settings
 
 
 class UnsupportedConfiguration(ValueError):
@@ -21,6 +21,9 @@ class Refusal(NamedTuple):
     option: str
     applies: Callable[[Any], bool]
     reason: str
+
+    def __str__(self) -> str:
+        return f"--radix-cache-backend marconi does not go with {self.option}: {self.reason}."
 
 
 REFUSALS = (
@@ -77,6 +80,19 @@ REFUSALS = (
 )
 
 
+def store_refusals(settings: Settings) -> tuple[Refusal, ...]:
+    """What is refused beside `REFUSALS` where checkpoints have a store of their own."""
+    if not settings.has_store:
+        return ()
+    return (
+        Refusal(
+            "--enable-unified-memory",
+            lambda args: bool(args.enable_unified_memory),
+            "states and KV share one buffer, out of which no store of checkpoints can be taken",
+        ),
+    )
+
+
 def check_arguments(args: Any) -> None:
     """Refuse what the backend cannot serve.
 
@@ -89,19 +105,13 @@ def check_arguments(args: Any) -> None:
     """
     for refusal in REFUSALS:
         if refusal.applies(args):
-            raise UnsupportedConfiguration(
-                f"--radix-cache-backend marconi does not go with {refusal.option}: "
-                f"{refusal.reason}."
-            )
+            raise UnsupportedConfiguration(str(refusal))
     if not args.uses_mamba_radix_cache:
         raise UnsupportedConfiguration(
             f"--radix-cache-backend marconi needs a model with recurrent layers (Mamba, gated "
             f"delta net, KDA, short convolution, ...); {args.model_path} has none that SGLang "
             "caches. Omit the option: SGLang's own cache serves attention-only models."
         )
-    settings = parse_settings(args.radix_eviction_policy_config)
-    if settings.has_store and args.enable_unified_memory:
-        raise UnsupportedConfiguration(
-            "--radix-cache-backend marconi: a store of checkpoints does not go with "
-            "--enable-unified-memory, which has states and KV share one buffer."
-        )
+    for refusal in store_refusals(parse_settings(args.radix_eviction_policy_config)):
+        if refusal.applies(args):
+            raise UnsupportedConfiguration(str(refusal))

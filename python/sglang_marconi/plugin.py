@@ -39,7 +39,7 @@ from sglang_marconi import cpu
 from sglang_marconi.seams import IncompatibleSGLang, require_parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sglang.srt.mem_cache.base_prefix_cache import BasePrefixCache
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
@@ -235,8 +235,17 @@ def check_seams() -> None:
     Raises:
         IncompatibleSGLang: names the first one that differs, and how.
     """
+    for difference in seam_differences():
+        raise difference
+
+
+def seam_differences() -> Iterator[IncompatibleSGLang]:
+    """Every function of SGLang that is not what our code was written against."""
     for target, names in SEAMS.items():
-        require_parameters(target, names)
+        try:
+            require_parameters(target, names)
+        except IncompatibleSGLang as difference:
+            yield difference
 
 
 def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
@@ -257,12 +266,13 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     # SGLang's own policies would reject our keys.
     params.eviction_policy_config = None
     cost = price_config(
-        ctx.model_config.hf_config, settings, tp_size=_attention_ranks(ctx.server_args)
+        ctx.model_config.hf_config, settings, tp_size=attention_ranks(ctx.server_args)
     )
-    if has_store(params.req_to_token_pool) and params.req_to_token_pool.device != "cpu":
-        # Requests compute on it.
-        forward = ctx.tp_worker.model_runner.forward_stream
-        params.req_to_token_pool.mamba_ckpt_pool.store.stream = forward
+    pool = params.req_to_token_pool
+    if has_store(pool):
+        # Requests compute on it; without a GPU there is a stand-in.
+        forward = None if pool.device == "cpu" else ctx.tp_worker.model_runner.forward_stream
+        pool.mamba_ckpt_pool.attach(pool.mamba_pool, forward)
     cost = with_pools(cost, params)
     listeners = Listeners(settings, params)
     policy = live_policy(settings, cost, params, listeners.observer)
@@ -288,7 +298,7 @@ def build_tree_core(
     return MarconiTreeCore(params, components)
 
 
-def _attention_ranks(args: Any) -> int:
+def attention_ranks(args: Any) -> int:
     """Over how many ranks heads and channels are divided."""
     ranks: int = args.tp_size // args.dp_size if args.enable_dp_attention else args.tp_size
     return ranks
@@ -379,7 +389,7 @@ def _check_if_chosen(_result: None, server_args: Any) -> None:
         check_arguments(args)
         settings = parse_settings(args.radix_eviction_policy_config)
         price_config(
-            model_config_of(server_args).hf_config, settings, tp_size=_attention_ranks(args)
+            model_config_of(server_args).hf_config, settings, tp_size=attention_ranks(args)
         )
 
 

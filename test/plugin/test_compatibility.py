@@ -104,7 +104,8 @@ def test_alpha_is_refused_where_nothing_uses_it(policy: dict[str, str]) -> None:
 def test_settings_choose_what_is_evicted(
     settings: Settings, valuation: type[Valuation], alpha: float | None
 ) -> None:
-    pools: Any = None  # Only tuning asks for their sizes.
+    # Only tuning asks for their sizes.
+    pools: Any = SimpleNamespace(req_to_token_pool=SimpleNamespace(mamba_ckpt_pool=None))
     chosen = live_policy(settings, preset("paper-7b"), pools)
     assert type(chosen.eviction.valuation) is valuation
     assert getattr(chosen.eviction.valuation, "alpha", None) == alpha

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Generic, TypeVar
 
 from sglang_marconi.cost import ModelCost, token_length_cost
 from sglang_marconi.policy.eviction import EvictionPolicy, SharedBudgetEviction
+from sglang_marconi.policy.forms import Form
 from sglang_marconi.policy.ledger import PrefixLedger, PrefixNode
 from sglang_marconi.policy.ranking import Valuation
 from sglang_marconi.policy.utility import PaperUtility
@@ -86,8 +87,14 @@ class NamedTree(Generic[Policy]):
 class Grove(NamedTree[EvictionPolicy]):
     """A tree whose states and KV are in pools of their own; LRU, if nothing is given."""
 
-    def __init__(self, valuation: Valuation | None = None, *, cost: ModelCost = TOKENS) -> None:
-        super().__init__(EvictionPolicy(cost, valuation or PaperUtility(0.0)))
+    def __init__(
+        self,
+        valuation: Valuation | None = None,
+        *,
+        cost: ModelCost = TOKENS,
+        forms: Sequence[Form] | None = None,
+    ) -> None:
+        super().__init__(EvictionPolicy(cost, valuation or PaperUtility(0.0), forms))
 
     def next_state(self) -> str | None:
         return self.name(self.policy.least_useful_state())
@@ -112,8 +119,9 @@ class SharedGrove(NamedTree[SharedBudgetEviction]):
         valuation: Valuation | None = None,
         *,
         policy: type[SharedBudgetEviction] = SharedBudgetEviction,
+        forms: Sequence[Form] | None = None,
     ) -> None:
-        super().__init__(policy(TOKENS, valuation or PaperUtility(0.0)))
+        super().__init__(policy(TOKENS, valuation or PaperUtility(0.0), forms))
 
     def next(self) -> str | None:
         return self.name(self.policy.least_useful())

@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from sglang_marconi.replay.page import units, write_report
+from sglang_marconi.replay.page import units
+from sglang_marconi.replay.page.write import write_report
 from sglang_marconi.replay.results import RequestRecord, RunRecord
 from test_page_records import GB, fill, request, run
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from client import flush
 from local_server import LocalServer
 from sglang_marconi.cost import ModelCost
 from sglang_marconi.policy.eviction import EvictionPolicy
+from sglang_marconi.policy.forms import forms_of
 from sglang_marconi.policy.prediction import PredictedReuse
 from sglang_marconi.replay.models import load_cost
 from sglang_marconi.replay.requests import TraceRequest
@@ -48,15 +51,22 @@ def small(
 
     It runs one request at a time, which holds one slot and no tracking slots beside it.
     """
-    arguments = (
+    log = tmp_path_factory.mktemp("log") / "small.log"
+    with one_at_a_time(model, log, tokens=request.param, slots=STATES) as server:
+        yield server
+
+
+def one_at_a_time(model: Path, log: Path, *arguments: str, tokens: int, slots: int) -> LocalServer:
+    """A server that runs one request at a time."""
+    return LocalServer(
+        model,
         *("--radix-cache-backend", "marconi", "--enable-cache-report"),
-        *("--max-total-tokens", str(request.param), "--max-mamba-cache-size", str(STATES)),
+        *("--max-total-tokens", str(tokens), "--max-mamba-cache-size", str(slots)),
         *("--max-running-requests", "1"),
         *("--mamba-radix-cache-strategy", "no_buffer", "--disable-overlap-schedule"),
+        *arguments,
+        log_path=log,
     )
-    log = tmp_path_factory.mktemp("log") / "small.log"
-    with LocalServer(model, *arguments, log_path=log) as server:
-        yield server
 
 
 def conversations(seed: int) -> list[TraceRequest]:
@@ -147,3 +157,36 @@ def test_short_of_states_and_kv(small: LocalServer, cost: ModelCost, seed: int) 
     expected = simulated(cache, requests)
     assert cache.evictions > 35
     assert served(small, requests) == expected
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("encoding", ["exact", "int8"])
+def test_short_of_pages_in_a_store(
+    encoding: str, seed: int, model: Path, cost: ModelCost, tmp_path: Path
+) -> None:
+    requests = conversations(seed)
+    log = tmp_path / "store.log"
+    settings = json.dumps({"checkpoint_memory": 0.6, "encoding": encoding})
+    option = ("--radix-eviction-policy-config", settings)
+    with one_at_a_time(model, log, *option, tokens=ENOUGH_KV, slots=STATES) as server:
+        found = served(server, requests)
+    told = re.search(r"a store of (\d+) pages of (\d+) bytes", log.read_text())
+    assert told is not None
+    pages, page_bytes = map(int, told.groups())
+    sizes = {
+        name: int(count) * page_bytes
+        for count, name in re.findall(r"(\d+) \((exact|int8)\)", log.read_text())
+    }
+    exact = sizes.pop("exact")
+    forms = forms_of(exact, ("int8", sizes["int8"]) if sizes else None)
+    cache = TwoPoolCache(
+        cost,
+        EvictionPolicy(cost, PredictedReuse(), forms),
+        state_bytes=pages * page_bytes,
+        kv_bytes=cost.kv_bytes(ENOUGH_KV),
+        store=True,
+    )
+    expected = simulated(cache, requests)
+    assert cache.evictions > 0
+    assert (cache.demotions > 0) == (encoding != "exact")
+    assert found == expected

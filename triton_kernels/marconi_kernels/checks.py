@@ -25,8 +25,10 @@ def check_active(active: Sequence[Tensor], slots: Tensor, layout: StateLayout) -
                 f"active tensor {index} must be {part.dtype} [{layout.layers}, slots, "
                 f"*{part.shape}], got {tensor.dtype} {list(tensor.shape)}"
             )
-    if slots.dtype != torch.int64 or slots.dim() != 1:
-        raise ValueError(f"slots must be int64 [n], got {slots.dtype} {list(slots.shape)}")
+    if slots.dtype != torch.int64 or slots.dim() != 1 or not slots.is_contiguous():
+        raise ValueError(
+            f"slots must be contiguous int64 [n], got {slots.dtype} {list(slots.shape)}"
+        )
 
 
 def check_pages(pages: Tensor, layout: StateLayout) -> None:

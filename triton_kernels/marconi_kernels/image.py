@@ -34,7 +34,7 @@ def write_image(values: Sequence[Tensor], encoding: Encoding, layout: StateLayou
 def read_image(image: Tensor, encoding: Encoding, layout: StateLayout) -> list[Tensor]:
     """The reverse of `write_image`: the parts, each `[n, layers, *shape]` of its own dtype."""
     count = image.shape[0]
-    flat = image.reshape(count, -1)
+    flat = image.flatten(1)
     values = []
     for part, segment in zip(layout.parts, layout.segments(encoding), strict=True):
         shape = (count, layout.layers, *part.shape)

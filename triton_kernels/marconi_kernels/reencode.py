@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import triton.language as tl
 from torch import Tensor
 
+from .arithmetic import ELEMENTS, FLAGS
 from .checks import check_pages, check_rows
 from .image import read_image, write_image
+from .launch import kernel, on_device_of, runs_kernels
 from .layout import Encoding, StateLayout
+from .runs import RUN_FIELDS, copy_padded_run, run_in_pages
+from .tables import BLOCK_BYTES, stored_as, tables_of
+from .tiles import TILE_FIELDS, read_pages, write_pages
 
 
 def reencode(
@@ -39,7 +45,88 @@ def reencode(
     check_pages(pages, layout)
     check_rows(source_rows, len(target_rows), layout.pages(source))
     check_rows(target_rows, len(source_rows), layout.pages(target))
-    reencode_torch(pages, source_rows, source, target_rows, target, layout)
+    if runs_kernels(pages):
+        reencode_triton(pages, source_rows, source, target_rows, target, layout)
+    else:
+        reencode_torch(pages, source_rows, source, target_rows, target, layout)
+
+
+def reencode_triton(
+    pages: Tensor,
+    source_rows: Tensor,
+    source: Encoding,
+    target_rows: Tensor,
+    target: Encoding,
+    layout: StateLayout,
+) -> None:
+    """`reencode` as a kernel."""
+    tables = tables_of(layout, None, pages.device)
+    source, target = stored_as(source, layout), stored_as(target, layout)
+    runs, tiles = tables.items(Encoding.EXACT if source == target else Encoding.INT8)
+    programs = len(source_rows) * (runs + tiles)
+    if programs == 0:
+        return
+    with on_device_of(pages):
+        _reencode_kernel[(programs,)](
+            pages,
+            source_rows,
+            source_rows.stride(0),
+            target_rows,
+            target_rows.stride(0),
+            tables.runs,
+            runs,
+            tables.tiles,
+            tiles,
+            SOURCE=int(source),
+            TARGET=int(target),
+            ELEMENT=ELEMENTS[tables.element],
+            PAGE_BYTES=layout.page_bytes,
+            BLOCK=BLOCK_BYTES,
+            ROWS=tables.tile_rows,
+            COLUMNS=tables.tile_columns,
+            VECTOR=tables.vector,
+            **FLAGS,
+        )
+
+
+@kernel
+def _reencode_kernel(
+    pages: tl.tensor,
+    source_rows: tl.tensor,
+    source_stride: tl.tensor,
+    target_rows: tl.tensor,
+    target_stride: tl.tensor,
+    runs: tl.tensor,
+    run_count: tl.tensor,
+    tiles: tl.tensor,
+    tile_count: tl.tensor,
+    SOURCE: tl.constexpr,
+    TARGET: tl.constexpr,
+    ELEMENT: tl.constexpr,
+    PAGE_BYTES: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    VECTOR: tl.constexpr,
+) -> None:
+    """One program an item and state; the items of a state follow each other."""
+    items = run_count + tile_count
+    state = tl.program_id(0) // items
+    item = tl.program_id(0) % items
+    source_numbers = source_rows + state.to(tl.int64) * source_stride
+    target_numbers = target_rows + state.to(tl.int64) * target_stride
+    if item < run_count:
+        # The parts kept bit for bit lie in the same place of both images.
+        run = runs + item * RUN_FIELDS
+        origin = run_in_pages(run, pages, source_numbers, PAGE_BYTES)
+        goal = run_in_pages(run, pages, target_numbers, PAGE_BYTES)
+        copy_padded_run(origin, goal, run, BLOCK)
+    elif SOURCE != TARGET:
+        tile = tiles + (item - run_count) * TILE_FIELDS
+        values = read_pages(
+            pages, source_numbers, tile, SOURCE, ELEMENT, PAGE_BYTES, ROWS, COLUMNS, VECTOR
+        )
+        write_pages(values, pages, target_numbers, tile, TARGET, ELEMENT, PAGE_BYTES, VECTOR)
 
 
 def reencode_torch(

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from sglang_marconi.pool import CheckpointStore
 
 
+# Slot 0 of SGLang's state pool is written by the padding of batches alone.
+_SPARE_SLOT = 0
+
+
 class CheckpointPool:
     """SGLang's interface to a ``CheckpointStore``; ``alloc``, ``free`` and loads take numbers.
 
@@ -25,6 +29,11 @@ class CheckpointPool:
 
     def __init__(self, store: CheckpointStore) -> None:
         self.store = store
+
+    def attach(self, states: Any, stream: torch.cuda.Stream | None) -> None:
+        """Get ready to serve: ``stream`` is the one that requests compute on, on a GPU."""
+        self.store.stream = stream
+        self.store.warm_up(active_tensors(states), _SPARE_SLOT)
 
     @property
     def num_slots(self) -> int:

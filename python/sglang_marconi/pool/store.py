@@ -139,6 +139,20 @@ class CheckpointStore:
 
     # ---- states ----
 
+    def warm_up(self, active: Sequence[torch.Tensor], spare_slot: int) -> None:
+        """Do each kind of work once, so that no request waits for kernels to be compiled.
+
+        The store must be empty; ``spare_slot`` is one that no request computes in.
+        """
+        slots = torch.tensor([spare_slot], device=self._device)
+        checkpoint = self.allocate()
+        assert checkpoint is not None, "an empty store holds a checkpoint"
+        self.store(checkpoint, active, slots)
+        for form in range(1, len(self.forms)):
+            self.set_form(checkpoint, form)
+        self.load([checkpoint], active, slots)
+        self.free(checkpoint)
+
     def store(self, checkpoint: int, active: Sequence[torch.Tensor], slots: torch.Tensor) -> None:
         """Copy a running request's state into a new checkpoint.
 

@@ -1,27 +1,32 @@
-"""``sglang-marconi``: replay traces, draw reports, rerun the paper's evaluation."""
+"""``sglang-marconi replay``."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 
-import msgspec
 from rich.console import Console
 from rich.progress import Progress
 
+from sglang_marconi.cli.arguments import (
+    add_jobs,
+    add_latency,
+    add_tokenizer,
+    byte_size,
+    count,
+    positive,
+)
+from sglang_marconi.cli.output import console
 from sglang_marconi.cost import ENCODINGS, ModelCost, UnsupportedModelError, preset_names
 from sglang_marconi.replay.batch import Job, progress_bar, run_batch
 from sglang_marconi.replay.formats import TraceError, TraceFileError
 from sglang_marconi.replay.generators import names as workload_names
 from sglang_marconi.replay.latency import LatencyProfile, LatencyProfileError
 from sglang_marconi.replay.models import ModelSpecError, load_cost
-from sglang_marconi.replay.page import write_report
-from sglang_marconi.replay.paper import run_paper
+from sglang_marconi.replay.page.write import write_report
 from sglang_marconi.replay.records import run_record
 from sglang_marconi.replay.requests import TraceRequest
 from sglang_marconi.replay.results import RequestRecord, RunRecord, write_records
@@ -32,46 +37,22 @@ from sglang_marconi.replay.simulator.run import Run, Setup
 from sglang_marconi.replay.sources import SourceError, load_trace
 from sglang_marconi.replay.table import runs_table
 from sglang_marconi.replay.vocabulary import plain_token_ids
-from sglang_marconi.sizes import parse_bytes
+from sglang_marconi.sglang_pools import SGLANG_RATIO
 
-# SGLang's default of --mamba-full-memory-ratio: bytes of states for each byte of KV.
-_SGLANG_RATIO = 0.9
-_FILE_WIDTH = 140
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; what can go wrong is one line on standard error and exit status 1."""
-    parsed = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], None] = parsed.command
-    try:
-        command(parsed)
-    except (
-        OSError,
-        LatencyProfileError,
-        ModelSpecError,
-        PolicyError,
-        ReplayError,
-        SourceError,
-        TraceError,
-        TraceFileError,
-        UnsupportedModelError,
-    ) as error:
-        sys.exit(f"sglang-marconi: {error}")
+ERRORS = (
+    OSError,
+    LatencyProfileError,
+    ModelSpecError,
+    PolicyError,
+    ReplayError,
+    SourceError,
+    TraceError,
+    TraceFileError,
+    UnsupportedModelError,
+)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sglang-marconi", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_replay(commands.add_parser("replay", help="what a cache would reuse of a trace"))
-    _add_paper(commands.add_parser("paper", help="run the paper's evaluation again"))
-    report = commands.add_parser("report", help="draw the plots and the page of a replay again")
-    report.add_argument("folder", type=Path, help="what `replay --report` wrote")
-    report.set_defaults(command=_report)
-    return parser
-
-
-def _add_replay(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(command=_replay)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "traces",
         metavar="TRACE",
@@ -95,12 +76,12 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--two-pools",
-        type=_positive,
+        type=positive,
         nargs="?",
-        const=_SGLANG_RATIO,
+        const=SGLANG_RATIO,
         metavar="RATIO",
         help="states and KV apart, as SGLang has them: RATIO bytes of states for a byte of KV "
-        f"(SGLang's --mamba-full-memory-ratio, default {_SGLANG_RATIO})",
+        f"(SGLang's --mamba-full-memory-ratio, default {SGLANG_RATIO})",
     )
     parser.add_argument(
         "--encoding",
@@ -118,69 +99,33 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     )
     pace = server.add_mutually_exclusive_group()
     pace.add_argument(
-        "--concurrency", type=_count, help="requests at a time, as fast as they go; default: 4"
+        "--concurrency", type=count, help="requests at a time, as fast as they go; default: 4"
     )
     pace.add_argument(
-        "--speed", type=_positive, help="keep the trace's arrival times, this many times as fast"
+        "--speed", type=positive, help="keep the trace's arrival times, this many times as fast"
     )
     server.add_argument(
         "--vocabulary",
-        type=_count,
+        type=count,
         default=1000,
         metavar="N",
         help="send token ids below N, or with --tokenizer that tokenizer's; default: %(default)s",
     )
-    parser.add_argument("--limit", type=_count, help="use the first so many requests")
-    parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json, for traces of text")
+    parser.add_argument("--limit", type=count, help="use the first so many requests")
+    add_tokenizer(parser)
     parser.add_argument(
         "--skip-bad", action="store_true", help="leave broken records out, and count them"
     )
-    parser.add_argument(
-        "--latency", type=Path, help="JSON array of [tokens computed, seconds to first token]"
-    )
+    add_latency(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write a record for each run")
     parser.add_argument(
         "--per-request", type=Path, metavar="FILE", help="write a record for each request"
     )
     parser.add_argument("--report", type=Path, metavar="DIR", help="write plots and a page")
-    parser.add_argument(
-        "--jobs", type=_count, default=os.cpu_count() or 1, help="processes; default: all cores"
-    )
+    add_jobs(parser)
 
 
-def _add_paper(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(command=_paper)
-    parser.add_argument("--out", type=Path, default=Path("paper"), help="default: %(default)s")
-    parser.add_argument(
-        "--quick", action="store_true", help="a small part of the grid, in under a minute"
-    )
-    parser.add_argument(
-        "--traces", metavar="TRACE", nargs="+", help="files or workloads instead of the paper's"
-    )
-    parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json, for traces of text")
-    parser.add_argument(
-        "--latency", type=Path, help="JSON array of [tokens computed, seconds to first token]"
-    )
-    parser.add_argument(
-        "--jobs", type=_count, default=os.cpu_count() or 1, help="processes; default: all cores"
-    )
-
-
-def _paper(args: argparse.Namespace) -> None:
-    traces = [load_trace(spec, tokenizer=args.tokenizer) for spec in args.traces or ()]
-    with progress_bar() as progress:
-        page = run_paper(
-            args.out,
-            quick=args.quick,
-            workers=args.jobs,
-            progress=progress,
-            traces=traces or None,
-            latency=LatencyProfile.read(args.latency) if args.latency else None,
-        )
-    print(page)
-
-
-def _replay(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
     errors = Console(stderr=True)
     skipped = 0
 
@@ -222,9 +167,7 @@ def _replay(args: argparse.Namespace) -> None:
                 run = _serve(name, asked, cost, args, progress)
                 runs.append(run.run)
                 requests.extend(run.requests)
-    # Where the output goes to a file, a table is not cut to a terminal's width.
-    width = None if Console().is_terminal else _FILE_WIDTH
-    Console(width=width).print(runs_table(runs))
+    console().print(runs_table(runs))
     if skipped:
         errors.print(f"{skipped} broken records were left out")
     if args.json:
@@ -236,6 +179,7 @@ def _replay(args: argparse.Namespace) -> None:
         write_records(args.report / "runs.jsonl", runs)
         write_records(args.report / "requests.jsonl", requests)
         print(write_report(args.report))
+    return 0
 
 
 def _serve(
@@ -266,13 +210,6 @@ def _serve(
     return Run(run_record(records, seconds=perf_counter() - start, cost=cost), records)
 
 
-def _report(args: argparse.Namespace) -> None:
-    try:
-        print(write_report(args.folder))
-    except (ValueError, msgspec.DecodeError) as error:
-        raise SourceError(f"{args.folder}: {error}") from error
-
-
 def _policies(text: str) -> list[str]:
     return [_checked_policy(name) for name in text.split(",")]
 
@@ -296,27 +233,4 @@ def _encodings(text: str) -> list[str]:
 
 
 def _budgets(text: str) -> list[int]:
-    return [_bytes(part) for part in text.split(",")]
-
-
-def _bytes(text: str) -> int:
-    try:
-        return parse_bytes(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _positive(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return number
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
+    return [byte_size(part) for part in text.split(",")]
