@@ -55,10 +55,10 @@ class Identities:
 
     def _own(self, prefix: PrefixNode, start: int) -> int:
         key = self._tree.node_by_id(prefix.handle).key
-        tokens = np.asarray(key.raw_token_ids())[: prefix.depth - start].astype(np.uint64)
+        tokens = np.asarray(key.raw_token_ids(), np.int64)[: prefix.depth - start].view(np.uint64)
         while prefix.depth > len(self._keys):
             self._keys = np.concatenate((self._keys, self._draw(len(self._keys))))
-        own = int((tokens * self._keys[start : prefix.depth]).sum())
+        own = int(np.dot(tokens, self._keys[start : prefix.depth]))
         # What the prefix is a prefix of: another adapter's or tenant's is another one.
         return own + hash((key.extra_key, key.cache_salt)) if start == 0 else own
 

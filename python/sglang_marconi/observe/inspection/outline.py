@@ -18,7 +18,7 @@ from sglang_marconi.observe.events import (
 )
 from sglang_marconi.policy.ledger import PrefixNode
 
-_CHILDREN = 4096
+_CHILDREN = 1024
 """Of more children of one node, the latest are looked at."""
 
 

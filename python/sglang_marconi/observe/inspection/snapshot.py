@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sglang_marconi.cache.tree_core import MarconiTreeCore
     from sglang_marconi.policy.ranking import Standing
 
-SHOWN = 250
+SHOWN = 400
 """Nodes that the page draws; what is below them is summed up."""
 INTERVAL = 0.5
 """Seconds between two snapshots, however often one is asked for."""
