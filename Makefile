@@ -40,7 +40,8 @@ compare: install
 
 serve: install
 	test "$(MODEL)" != .demo/model || $(BIN)/python scripts/tiny_model.py $(MODEL)
-	$(BIN)/python scripts/local_server.py $(MODEL) --radix-cache-backend marconi $(ARGS)
+	$(BIN)/python scripts/local_server.py $(MODEL) \
+	    --radix-cache-backend marconi --enable-cache-report $(ARGS)
 
 # Pins what is installed now; run it in a fresh environment after changing a dependency.
 constraints: install

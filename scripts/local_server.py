@@ -50,12 +50,13 @@ def _cpu_environment() -> dict[str, str]:
 
 
 class LocalServer:
-    """A server of its own process group on a free local port, for the length of a `with` block.
+    """A server of its own process group on a local port, for the length of a `with` block.
 
-    `extra_args` go to SGLang; `env` is added to this process's environment. Standard output and
-    error go to `log_path`. Entering waits until the server has generated a token, for at most
-    `start_timeout` seconds, and raises `ServerFailedError` if that fails. Leaving ends the server
-    and every process it started, by force after `stop_timeout` seconds.
+    `port`: a free one if `None`. `extra_args` go to SGLang; `env` is added to this process's
+    environment. Standard output and error go to `log_path`. Entering waits until the server has
+    generated a token, for at most `start_timeout` seconds, and raises `ServerFailedError` if that
+    fails. Leaving ends the server and every process it started, by force after `stop_timeout`
+    seconds.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class LocalServer:
         model_path: str | Path,
         *extra_args: str,
         log_path: Path,
+        port: int | None = None,
         env: Mapping[str, str] | None = None,
         start_timeout: float = 300.0,
         stop_timeout: float = 10.0,
@@ -72,13 +74,20 @@ class LocalServer:
         self._env = {**_cpu_environment(), **os.environ, **(env or {})}
         self._start_timeout = start_timeout
         self._stop_timeout = stop_timeout
-        self._port = 0
+        self._port = port
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """The server's root, without a trailing slash."""
-        return f"http://{_HOST}:{self._port}"
+        return f"http://{_HOST}:{self.port}"
+
+    @property
+    def port(self) -> int:
+        """The one it listens on."""
+        if self._port is None:
+            raise RuntimeError("the server was not started")
+        return self._port
 
     @property
     def pid(self) -> int:
@@ -88,7 +97,8 @@ class LocalServer:
         return self._process.pid
 
     def __enter__(self) -> Self:
-        self._port = _free_port()
+        if self._port is None:
+            self._port = _free_port()
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(

@@ -10,6 +10,8 @@
 | ``PrefillAdder.add_chunked_req`` (around)             | hook   | end a later chunk on the branch |
 | ``runtime_context.mamba_track_grid`` (around)         | hook   | pages > 1: track at every page  |
 | ``PrefillAdder._commit_prefill_admission`` (after)    | hook   | observed: what a request reuses |
+| ``SchedulerInternalStateController``:                 |        |                                 |
+| ``_update_handlers`` (after)                          | hook   | policy and alpha while serving  |
 | ``runtime_context.publish`` (after)                   | hook   | the hooks below, if asked for   |
 | ``KVCacheConfigurator._handle_max_mamba_cache``       | hook   | slots become the store's bytes  |
 | ``KVCacheConfigurator._calculate_mamba_ratio``        | hook   | slots that a request needs then |
@@ -61,6 +63,10 @@ _FULL = f"{_COMPONENTS}.full.FullComponent"
 _TREE = "sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedTreeCore"
 _STATES = "sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedLRUList"
 _TRACK_GRID = "sglang.srt.runtime_context.mamba_track_grid"
+_UPDATES = (
+    "sglang.srt.managers.scheduler_components.internal_state."
+    "SchedulerInternalStateController._update_handlers"
+)
 _PUBLISH = "sglang.srt.runtime_context.publish"
 _CONFIGURATOR = "sglang.srt.mem_cache.kv_cache_configurator.KVCacheConfigurator"
 _CHECKPOINT_POOL = (
@@ -76,6 +82,11 @@ _RESOLVE = "sglang.srt.server_args.ServerArgs.resolve_once"
 SEAMS: dict[str, tuple[str, ...]] = {
     _RESOLVE: ("self",),
     _TRACK_GRID: ("tree_page",),
+    _UPDATES: ("self",),
+    "sglang.srt.managers.scheduler_components.internal_state._UpdateHandler": (
+        "validate",
+        "apply",
+    ),
     _PUBLISH: ("server_args", "role", "hf_config", "ranks"),
     f"{_CONFIGURATOR}._handle_max_mamba_cache": ("self", "total_rest_memory"),
     f"{_CONFIGURATOR}._calculate_mamba_ratio": ("self",),
@@ -254,7 +265,8 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     from sglang_marconi.cache.branch_cut import cut_admission, cut_continuation
-    from sglang_marconi.cache.live_policy import live_policy
+    from sglang_marconi.cache.live_policy import LivePolicy
+    from sglang_marconi.cache.live_settings import add_updates
     from sglang_marconi.cache.pricing import price_config, with_pools
     from sglang_marconi.cache.radix_cache import MarconiRadixCache, choose_components, has_store
     from sglang_marconi.config import parse_settings
@@ -275,11 +287,12 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
         pool.mamba_ckpt_pool.attach(pool.mamba_pool, forward)
     cost = with_pools(cost, params)
     listeners = Listeners(settings, params)
-    policy = live_policy(settings, cost, params, listeners.observer)
+    policy = LivePolicy(settings, cost, params, listeners.observer)
     choose_components(params, policy.eviction, policy.tuning, listeners.observer)
     HookRegistry.register(f"{_ADDER}._select_prefill_admission", cut_admission, HookType.AROUND)
     HookRegistry.register(f"{_ADDER}.add_chunked_req", cut_continuation, HookType.AROUND)
     HookRegistry.register(_TRACK_GRID, _track_every_page, HookType.AROUND)
+    HookRegistry.register(_UPDATES, partial(add_updates, policy), HookType.AFTER)
     if listeners.observer is not None:
         admissions = Admissions(listeners.observer)
         HookRegistry.register(_COMMIT_ADMISSION, admissions.admitted, HookType.AFTER)

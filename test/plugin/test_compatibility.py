@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from sglang_marconi import plugin, seams
-from sglang_marconi.cache.live_policy import live_policy
+from sglang_marconi.cache.live_policy import LivePolicy
 from sglang_marconi.compatibility import UnsupportedConfiguration, check_arguments
 from sglang_marconi.config import Settings, SettingsError, parse_settings
 from sglang_marconi.cost import preset
@@ -106,7 +106,7 @@ def test_settings_choose_what_is_evicted(
 ) -> None:
     # Only tuning asks for their sizes.
     pools: Any = SimpleNamespace(req_to_token_pool=SimpleNamespace(mamba_ckpt_pool=None))
-    chosen = live_policy(settings, preset("paper-7b"), pools)
+    chosen = LivePolicy(settings, preset("paper-7b"), pools)
     assert type(chosen.eviction.valuation) is valuation
     assert getattr(chosen.eviction.valuation, "alpha", None) == alpha
     assert chosen.tuning is None

@@ -191,7 +191,24 @@ def test_of_a_loop_that_outgrows_memory_a_part_is_kept() -> None:
 
 
 def test_of_a_loop_that_never_fitted_a_part_is_kept() -> None:
-    assert SmallCache(PredictedReuse(), room=20).cycle(40, rounds=50) > 0.1
+    """Half of it has room; a tenth of the rounds is enough to find out."""
+    assert SmallCache(PredictedReuse(), room=20).cycle(40, rounds=50) > 0.4
+    assert SmallCache(PredictedReuse(), room=20).cycle(40, rounds=5) > 0.25
+
+
+@pytest.mark.parametrize(("asked_twice_one_in", "explored"), [(1000, True), (10, False)])
+def test_ends_are_explored_as_long_as_hardly_any_is_used(
+    asked_twice_one_in: int, explored: bool
+) -> None:
+    value = PredictedReuse()
+    cache = SmallCache(value, room=20)
+    for number in range(1, 400):
+        cache.ask(f"end {number}")
+        if number % asked_twice_one_in == 0:
+            wait(cache, 2)
+            assert cache.ask(f"end {number}")
+    nodes = cache.nodes.values()
+    assert any(value.last_use(node) > node.last_use for node in nodes) == explored
 
 
 # ---- what has changed is forgotten ----

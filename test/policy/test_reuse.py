@@ -95,6 +95,18 @@ def test_what_is_used_in_a_loop_is_worth_more_the_nearer_its_use_is(length: floa
     assert np.all(np.diff(rates[::3]) > 0)
 
 
+@pytest.mark.parametrize("length", [20.0, 60.0, 200.0, 600.0])
+def test_a_dozen_uses_at_one_age_show_that_rates_rise(length: float) -> None:
+    """Without them the guess is that they fall."""
+    model = ReuseModel()
+    for _ in range(12):
+        model.waited(Kind.END, 0.0, length)
+        model.used(Kind.END, length)
+    model.estimate(0.0)
+    rates = model.rates(np.full(4, Kind.END), np.array([0.0, 0.25, 0.5, 0.75]) * length)
+    assert np.all(np.diff(rates) > 0)
+
+
 def test_kinds_are_told_apart() -> None:
     model = ReuseModel()
     observe(model, Kind.BRANCH_NEW, constant, 200.0)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-from client import Reply, flush, generate
+from client import Reply, flush, generate, post
 from local_server import LocalServer
 from prompts import tokens
+from sglang_marconi.cli import main
 
 pytestmark = [
     pytest.mark.server,
@@ -25,14 +28,24 @@ SYSTEMS = [tokens(180 + 30 * i, seed=i) for i in range(3)]
 CHATS, TURNS, QUESTIONS = 5, 4, 12
 
 
-@pytest.fixture(scope="module")
-def two_ranks(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
+SETTINGS: dict[str, dict[str, float | str]] = {
+    "shared slots": {},
+    # Checkpoints that move between the device and the host.
+    "store": {"checkpoint_memory": 0.5, "host_memory": "400KB"},
+}
+
+
+@pytest.fixture(scope="module", params=SETTINGS)
+def two_ranks(
+    request: pytest.FixtureRequest, model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalServer]:
     """A server of two ranks whose pools hold a part of the workload."""
     log = tmp_path_factory.mktemp("log") / "two_ranks.log"
     arguments = (
         *("--radix-cache-backend", "marconi", "--enable-cache-report", "--tp", "2"),
         *("--max-total-tokens", str(POOL_TOKENS), "--max-mamba-cache-size", "24"),
         *("--max-running-requests", "4"),
+        *("--radix-eviction-policy-config", json.dumps(SETTINGS[request.param])),
     )
     environment = {
         # SGLang compares the ranks' calls of the tree, with arguments and results where it can,
@@ -65,6 +78,32 @@ def chats(url: str) -> Asked:
         heads = [prompt + reply.output_ids for prompt, reply in answered]
         asked += answered
     return asked
+
+
+def test_ranks_change_their_policy_at_the_same_request(two_ranks: LocalServer) -> None:
+    url = two_ranks.url
+    flush(url)
+    asked = []
+    for setting in ("alpha=1.0", "policy=auto", "alpha=0", "policy=auto"):
+        with ThreadPoolExecutor(1) as background:
+            running = background.submit(chats, url)
+            time.sleep(0.5)
+            main(["set", url, setting])
+            asked += running.result()
+    for prompt, reply in asked[::5]:
+        flush(url)
+        assert generate(url, prompt, DECODED).output_ids == reply.output_ids
+    log = two_ranks.log_path.read_text()
+    assert log.count("Marconi: policy marconi, alpha 1.0") == 2
+    assert log.count("Marconi: policy auto") == 4
+    assert "Found rank divergence" not in log
+
+
+def test_a_server_refuses_what_cannot_be(two_ranks: LocalServer) -> None:
+    refused = post(two_ranks.url, "/set_internal_state", {"server_args": {"marconi_alpha": -1}})
+    assert refused == [False]
+    refused = post(two_ranks.url, "/set_internal_state", {"server_args": {"marconi_policy": 2}})
+    assert refused == [False]
 
 
 def test_ranks_agree_on_a_workload_larger_than_memory(two_ranks: LocalServer) -> None:

@@ -28,6 +28,8 @@ class AlphaTuning:
     Each rank evicts from a tree of its own, so alpha may change only where all ranks have
     finished the same requests. The first rank of ``group`` has the tuner; the others learn of
     its alpha by a broadcast at fixed counts of finished requests. ``None``: there is one rank.
+
+    ``adopts``: whether what is found is given to the policy; not while somebody has set alpha.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class AlphaTuning:
         self._group = group if group is not None and dist.get_world_size(group) > 1 else None
         self._observer = observer
         self._tuned: Tuned | None = None
+        self.adopts = True
         self._finished = 0
         self._found = setup.alpha
         leads = self._group is None or dist.get_rank(self._group) == 0
@@ -60,7 +63,7 @@ class AlphaTuning:
             if self._finished % AGREE_EVERY:
                 return
             self._agree(self._group)
-        if self._found != self._utility.alpha:
+        if self.adopts and self._found != self._utility.alpha:
             logger.info("Marconi: alpha %s, was %s", self._found, self._utility.alpha)
             self._utility.alpha = self._found
             if self._observer is not None:

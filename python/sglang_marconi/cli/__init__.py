@@ -14,6 +14,7 @@ _PURPOSE = "Check a server, size its memory, replay traces, run the paper's eval
 _COMMANDS = {
     "doctor": "whether a server would start here, and what it would do",
     "config": "the backend's settings: what there is, and whether yours are right",
+    "set": "change the policy of a running server",
     "explain": "what a cache's memory holds, and what a hit saves",
     "replay": "what a cache would reuse of a trace",
     "report": "draw the plots and the page of a replay again",

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     givens = [given_in_file(args.file)] if args.file is not None else []
     givens += given_in_option(_decoded(args.option)) if args.option is not None else []
-    givens += [Given(_SET, dict([_pair(text)])) for text in args.pairs]
+    givens += [Given(_SET, dict([pair(text)])) for text in args.pairs]
     effective = merge_settings(givens)
     records = [
         {
@@ -97,10 +97,11 @@ def _decoded(text: str) -> Any:
         raise SettingsError(f"{OPTION}: {text!r} is not JSON: {error}") from error
 
 
-def _pair(text: str) -> tuple[str, Any]:
+def pair(text: str) -> tuple[str, Any]:
+    """``KEY=VALUE``, the value as JSON, or as it is where it is none."""
     key, equals, value = text.partition("=")
     if not equals:
-        raise SettingsError(f"{_SET} {text!r}: expected KEY=VALUE")
+        raise SettingsError(f"{text!r}: expected KEY=VALUE")
     try:
         return key, msgspec.json.decode(value)
     except msgspec.DecodeError:

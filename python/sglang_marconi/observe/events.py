@@ -158,9 +158,9 @@ class AlphaTuned(NamedTuple):
 
 
 class AlphaChanged(NamedTuple):
-    """The policy weighs efficiency with ``alpha`` from now on."""
+    """The policy weighs efficiency with ``alpha`` from now on; ``None``: it has no alpha now."""
 
-    alpha: float
+    alpha: float | None
 
 
 class Observer:

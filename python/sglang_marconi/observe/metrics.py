@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import nan
 from typing import Any, Literal, NamedTuple
 
 from sglang_marconi.cost import ModelCost
@@ -239,7 +240,7 @@ class Metrics:
         self._child("decision_seconds", event.decision).observe(event.seconds)
 
     def _alpha_changed(self, event: AlphaChanged) -> None:
-        self._child("alpha").set(event.alpha)
+        self._child("alpha").set(nan if event.alpha is None else event.alpha)
 
     def _alpha_tuned(self, event: AlphaTuned) -> None:
         self._child("tunings_total").inc()

@@ -55,6 +55,17 @@ class PricedLedger(PrefixLedger):
     def clear(self) -> None:
         super().clear()
         self.valuation.clear()
+        self._rank_anew()
+
+    def revalue(self, valuation: Valuation) -> None:
+        """Have another valuation say which candidate goes first, from now on."""
+        self.valuation = valuation
+        valuation.clear()
+        self._rank_anew()
+        self._notice_all()
+
+    def _rank_anew(self) -> None:
+        """Rankings without candidates; subclasses have more of them."""
         self._on_host = self.valuation.ranking()
 
     def demotion(self, node: PrefixNode) -> int | None:
@@ -167,8 +178,8 @@ class PricedLedger(PrefixLedger):
 class EvictionPolicy(PricedLedger):
     """For a cache with a pool for states and a pool for KV."""
 
-    def clear(self) -> None:
-        super().clear()
+    def _rank_anew(self) -> None:
+        super()._rank_anew()
         self._states = self.valuation.ranking()
         self._leaves = self.valuation.ranking()
 
@@ -210,8 +221,8 @@ class EvictionPolicy(PricedLedger):
 class SharedBudgetEviction(PricedLedger):
     """For a cache with one budget for states and KV."""
 
-    def clear(self) -> None:
-        super().clear()
+    def _rank_anew(self) -> None:
+        super()._rank_anew()
         self._nodes = self.valuation.ranking()
 
     def least_useful(self) -> PrefixNode | None:

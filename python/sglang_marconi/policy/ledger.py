@@ -199,6 +199,13 @@ class PrefixLedger(ABC):
             self._place(node)
         self._stale.clear()
 
+    def _notice_all(self) -> None:
+        """Look at every node again; those above first."""
+        nodes = [self.root]
+        for node in nodes:
+            nodes.extend(node.children.values())
+        self._stale.update(dict.fromkeys(nodes[1:]))
+
     def _stamp(self, node: PrefixNode) -> None:
         self._now += _INSTANT
         node.last_use = self._now

@@ -14,7 +14,7 @@ from sglang_marconi.policy.reuse import Kind, ReuseModel
 from sglang_marconi.policy.rows import Rows
 
 # Rates change slowly, and ever more so: ticks between two estimates, from the first ones on.
-_FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_SHARE = 16.0, 64.0, 1 / 32
+_FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_SHARE = 4.0, 64.0, 1 / 32
 # Candidates for each tick between two looks at all of them.
 _CANDIDATES_PER_TICK = 64
 _SHORTLIST = 256
@@ -23,9 +23,8 @@ _MARGIN = 3.0
 what nobody has used yet is a guess: refused as soon as it is less, new conversations never come
 in where the cache is small (measured: up to 11 points of hit rate lost)."""
 
-# Where all goes before it is used again, nothing can be learned: as long as fewer uses of ends were
-# seen, one end in so many is kept for this many times as long as others last.
-_FEW_USES = 40.0
+# Where all goes before it is used again, nothing can be learned: as long as fewer ends than one in
+# so many are used, that many are kept for this many times as long as others last.
 _EXPLORE_ONE_IN = 32
 _EXPLORE_LIFETIMES = 3.0
 _LIFETIME_WEIGHT = 0.1
@@ -52,7 +51,8 @@ class PredictedReuse(Valuation):
         self._watched: Rows[PrefixNode] = Rows(3)
         # How much later each explorer counts as used, in ticks.
         self._explorers: dict[PrefixNode, float] = {}
-        self._ends = 0
+        # Ends stored since the last explorer.
+        self._unexplored = 0
         # Age of ends when they go, a moving average.
         self._lifetime = 0.0
 
@@ -97,8 +97,12 @@ class PredictedReuse(Valuation):
         return node.last_use + self._explorers.get(node, 0.0)
 
     def _choose_explorer(self, node: PrefixNode) -> None:
-        self._ends += 1
-        if self._ends % _EXPLORE_ONE_IN == 0 and self.model.uses_of_ends() < _FEW_USES:
+        self.model.stored_end()
+        self._unexplored += 1
+        if self._unexplored < _EXPLORE_ONE_IN:
+            return
+        if self.model.share_of_ends_used() < 1.0 / _EXPLORE_ONE_IN:
+            self._unexplored = 0
             self._explorers[node] = _EXPLORE_LIFETIMES * self._lifetime
 
     def _count_time(self, kind: float, last_use: float, since: float) -> None:

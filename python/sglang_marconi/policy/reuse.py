@@ -3,12 +3,14 @@
 Checkpoints are told apart by their `Kind`. Of each kind the model keeps, by age since the last
 use, how many were used again and how long they were there to be used: an age's *rate* is the
 one over the other, in uses for each tick of the policy's clock. Both fade, so that it follows
-the traffic. What was seen corrects a guess made without it: a rate that falls with age as
-``1 / (age + 25)``, at a tenth of the others for what a conversation has grown past. A correction
-is (uses seen + m) / (uses expected + m): m is how many uses the guess is worth (the gamma-Poisson
-estimate; Gelman et al., Bayesian Data Analysis, section 2.6). How much the guess of a shape over
-ages is worth depends on the traffic: there are two opinions, weighed by how well each
-predicted what came next (Bayesian model averaging, the same book, section 7.4).
+the traffic. What was seen corrects a guess made without it, at a hundredth of the others for
+what a conversation has grown past. A correction is (uses seen + m) / (uses expected + m): m is
+how many uses the guess is worth (the gamma-Poisson estimate; Gelman et al., Bayesian Data
+Analysis, section 2.6). What to guess, and what a guess is worth, depends on the traffic: there are
+several opinions, weighed by how well each predicted what came next (Bayesian model averaging,
+the same book, section 7.4). Two have a rate that falls with age as ``1 / (age + 25)``; in the
+others it rises first, up to an age of 16, 64, 256 or 1,024 (the hazard of a log-logistic
+distribution): users and tools take their time, and a loop takes all of its length.
 
 A rate may rise with age, where users or tools take their time to answer: what has just been used
 is then not yet due, but will be. So a checkpoint is judged by the best rate of use over any span
@@ -64,15 +66,26 @@ _TINY = 1e-300
 _KINDS = np.arange(len(Kind))
 
 _HALF_AGE = 25.0
-_OUTGROWN_SHARE = 0.1
-_GUESS = np.ones((_GROUPS, 1)) / (_MIDDLES + _HALF_AGE)
-_GUESS[1] *= _OUTGROWN_SHARE
+_TURNING_AGES = (16.0, 64.0, 256.0, 1024.0)
+_FALLING = 1.0 / (_MIDDLES + _HALF_AGE)
+_SHAPES = (
+    _FALLING,
+    _FALLING,
+    *(2.0 * _MIDDLES / (_MIDDLES**2 + age**2) for age in _TURNING_AGES),
+)
+# Chains of them stand under one end, each priced by all that is above it; what is hardly ever
+# used has to be known for it early, or the ends, which save a turn each, go before them.
+_OUTGROWN_SHARE = 0.01
+_GROUP_SHARES = np.array([1.0, _OUTGROWN_SHARE, 1.0])
+# Of shape [opinions, groups, bins].
+_GUESSES = np.stack([_GROUP_SHARES[:, None] * shape for shape in _SHAPES])
 
-# What a guess is worth, in uses: of a group's level, a kind's level, a shape over ages (opinions).
+# What a guess is worth, in uses: of a group's level, a kind's level, an opinion's shape over ages.
 _GROUP_WEIGHT, _KIND_WEIGHT = 2.0, 8.0
-_SHAPE_WEIGHTS = (5.0, 20.0)
-# To trust early counts more takes evidence: without it, caches of a dozen conversations lose.
-_LOG_PRIOR = np.array([-3.0, 0.0])
+_SHAPE_WEIGHTS = np.array([20.0, 2.0, *(20.0 for _ in _TURNING_AGES)])
+# To think otherwise than the first takes evidence: without it, caches of a dozen conversations
+# lose.
+_LOG_PRIOR = np.array([0.0, *(-3.0 for _ in _SHAPES[1:])])
 _FADE = 0.9995
 """What a tick leaves of what was seen: half in 1,400 ticks, some 600 requests."""
 
@@ -92,13 +105,18 @@ class ReuseModel:
         self._time = np.zeros((len(Kind), _BINS))
         # The two as they were when the rates were last estimated, and the opinions then.
         self._uses_before, self._time_before = self._uses, self._time
-        self._opinions = [self._hazards(weight) for weight in _SHAPE_WEIGHTS]
-        self._log_likelihood = np.zeros(len(_SHAPE_WEIGHTS))
+        self._opinions = self._hazards()
+        self._log_likelihood = np.zeros(len(_SHAPES))
+        self._ends = 0.0
         self.estimate(0.0)
 
-    def uses_of_ends(self) -> float:
-        """How many ends of conversations were used again, those long ago counting less."""
-        return float(self._uses[_GROUP == 0].sum())
+    def stored_end(self) -> None:
+        """There is a new end of a conversation, or of a prompt."""
+        self._ends += 1.0
+
+    def share_of_ends_used(self) -> float:
+        """Uses of ends for each one stored, those long ago counting less."""
+        return float(self._uses[_GROUP == 0].sum()) / max(self._ends, 1.0)
 
     def used(self, kind: int, age: float) -> None:
         """One of this kind was used, so long after its last use."""
@@ -136,13 +154,13 @@ class ReuseModel:
         fade = _FADE**ticks
         uses, time = self._uses - self._uses_before, self._time - self._time_before
         self._log_likelihood *= fade
-        self._log_likelihood += [
-            (uses * np.log(hazards) - time * hazards).sum() for hazards in self._opinions
-        ]
+        expected = uses * np.log(self._opinions) - time * self._opinions
+        self._log_likelihood += expected.sum(axis=(1, 2))
         self._uses *= fade
         self._time *= fade
+        self._ends *= fade
         self._uses_before, self._time_before = self._uses.copy(), self._time.copy()
-        self._opinions = [self._hazards(weight) for weight in _SHAPE_WEIGHTS]
+        self._opinions = self._hazards()
         support = self._log_likelihood + _LOG_PRIOR
         shares = np.exp(support - support.max())
         self._rates = _densities(np.tensordot(shares / shares.sum(), self._opinions, axes=1))
@@ -164,26 +182,25 @@ class ReuseModel:
         found: _Floats = np.take(self._rates, flat) * (1.0 - share)
         return found + np.take(self._rates, flat + 1) * share
 
-    def _hazards(self, shape_weight: float) -> _Floats:
-        """Uses for each tick at an age, given none before it; shape ``[kinds, bins]``."""
+    def _hazards(self) -> _Floats:
+        """Uses for each tick at an age, given none before it; shape ``[opinions, kinds, bins]``."""
         uses, time = _by_group(self._uses), _by_group(self._time)
-        guess = _GUESS * ((uses.sum() + 1.0) / ((time * _GUESS).sum() + 1.0))
-        groups = _corrected(guess, uses, time, _GROUP_WEIGHT, shape_weight)
-        return _corrected(groups[_GROUP], self._uses, self._time, _KIND_WEIGHT, shape_weight)
+        level = (uses.sum() + 1.0) / ((time * _GUESSES).sum(axis=(1, 2)) + 1.0)
+        groups = _corrected(_GUESSES * level[:, None, None], uses, time, _GROUP_WEIGHT)
+        return _corrected(groups[:, _GROUP], self._uses, self._time, _KIND_WEIGHT)
 
 
 def _by_group(counts: _Floats) -> _Floats:
     return np.stack([counts[group == _GROUP].sum(axis=0) for group in range(_GROUPS)])
 
 
-def _corrected(
-    guess: _Floats, uses: _Floats, time: _Floats, weight: float, shape_weight: float
-) -> _Floats:
-    """A guess of rates, first its level and then its shape moved towards what was seen."""
-    level = (uses.sum(axis=1) + weight) / ((time * guess).sum(axis=1) + weight)
-    rates = guess * level[:, None]
+def _corrected(guesses: _Floats, uses: _Floats, time: _Floats, weight: float) -> _Floats:
+    """Each opinion's guess of rates, its level and then its shape moved towards what was seen."""
+    levels = (uses.sum(axis=1) + weight) / ((time * guesses).sum(axis=2) + weight)
+    rates = guesses * levels[:, :, None]
     seen, expected = uses @ _SMOOTH, (time * rates) @ _SMOOTH
-    found: _Floats = rates * (seen + shape_weight) / (expected + shape_weight)
+    weights = _SHAPE_WEIGHTS[:, None, None]
+    found: _Floats = rates * (seen + weights) / (expected + weights)
     return found
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from textwrap import shorten
 
 from sglang_marconi.replay.formats.artifact import ArtifactFormat
 from sglang_marconi.replay.formats.chat import ChatFormat
@@ -23,6 +24,8 @@ FORMATS: tuple[TraceFormat, ...] = (
     ShareGptFormat(),
     ChatFormat(),
 )
+
+_LONGEST_LIST = 200
 
 
 def read_trace(
@@ -47,6 +50,8 @@ def read_trace(
     for known in FORMATS:
         if fields is not None and known.recognises(fields):
             return islice(known.read(source), limit)
-    found = "no JSON object" if fields is None else f"the fields {', '.join(fields) or '(none)'}"
+    found = "no JSON object"
+    if fields is not None:
+        found = "the fields " + (shorten(", ".join(fields), _LONGEST_LIST) or "(none)")
     formats = "; ".join(known.description for known in FORMATS)
     raise TraceFileError(path, f"not a known trace: it starts with {found}; known are {formats}")

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 import msgspec
 
 from sglang_marconi.replay.formats.format import TraceFormat
-from sglang_marconi.replay.formats.source import TokenId, TraceSource
+from sglang_marconi.replay.formats.source import TimeStamp, TokenId, TraceSource
 from sglang_marconi.replay.requests import TraceRequest
 from sglang_marconi.replay.tokens import Tokens
 
@@ -15,7 +15,7 @@ class _Turn(msgspec.Struct):
 
     session_id: int | str
     turn_id: int
-    ts: float
+    ts: TimeStamp
     input_tokens: list[TokenId]
     output_tokens: list[TokenId]
 

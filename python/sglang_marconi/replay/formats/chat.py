@@ -11,7 +11,7 @@ from sglang_marconi.replay.formats.conversations import (
     interleave,
 )
 from sglang_marconi.replay.formats.format import TraceFormat
-from sglang_marconi.replay.formats.source import TraceSource
+from sglang_marconi.replay.formats.source import TimeStamp, TraceSource
 from sglang_marconi.replay.requests import TraceRequest
 
 
@@ -31,8 +31,8 @@ class _Conversation(msgspec.Struct):
     messages: list[_Message]
     session_id: int | str | None = None
     id: int | str | None = None
-    ts: float | None = None
-    timestamp: float | None = None
+    ts: TimeStamp | None = None
+    timestamp: TimeStamp | None = None
 
 
 class ChatFormat(TraceFormat):
@@ -73,11 +73,14 @@ def _sessions(source: TraceSource, tokenizer: ConversationTokenizer) -> Iterator
         if arrival < start:
             source.bad(number, f"starts at {stamp}, before the session before it")
             continue
+        try:
+            messages = [_spoken(message) for message in conversation.messages]
+        except RecursionError as error:
+            source.bad(number, f"a tool call: {error}")
+            continue
         names.add(name)
         start = arrival
-        yield tokenizer.session(
-            name, start, [_spoken(message) for message in conversation.messages]
-        )
+        yield tokenizer.session(name, start, messages)
 
 
 def _name(conversation: _Conversation, number: int) -> str:

@@ -6,20 +6,22 @@ from typing import Annotated
 import msgspec
 
 from sglang_marconi.replay.formats.format import TraceFormat
-from sglang_marconi.replay.formats.source import TokenId, TraceSource
+from sglang_marconi.replay.formats.source import TimeStamp, TokenId, TraceSource
 from sglang_marconi.replay.requests import TraceRequest
 from sglang_marconi.replay.tokens import Tokens
 
 BLOCK = 512
 """Tokens in a block; a prompt's last block may be cut short."""
 
+_LONGEST = 2**31 - 1
+
 
 class _Request(msgspec.Struct):
     """One record; `timestamp` in milliseconds, lengths in tokens."""
 
-    timestamp: float
-    input_length: Annotated[int, msgspec.Meta(ge=1)]
-    output_length: Annotated[int, msgspec.Meta(ge=0)]
+    timestamp: TimeStamp
+    input_length: Annotated[int, msgspec.Meta(ge=1, le=_LONGEST)]
+    output_length: Annotated[int, msgspec.Meta(ge=0, le=_LONGEST)]
     hash_ids: list[TokenId]
 
 

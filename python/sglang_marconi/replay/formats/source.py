@@ -1,6 +1,7 @@
 """A trace file as a stream of JSON records, with one place where broken ones are reported."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -11,6 +12,14 @@ from sglang_marconi.replay.formats.errors import TraceError, TraceFileError
 
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """A token id or block hash: negative numbers are left for tokens that no record names."""
+
+TimeStamp = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]
+"""Seconds or milliseconds, of some 30,000 years: differences of two are numbers."""
+
+# A record may be nested more deeply than the decoder can follow.
+_BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+_BLOCK = 4096
 
 _HEAD = 100
 """Records looked at for one that is not broken: the file may be of another kind, and large."""
@@ -38,13 +47,14 @@ class TraceSource:
         self._on_bad = on_bad
         self._items: list[msgspec.Raw] | None = None
         with path.open("rb") as file:
-            start = file.read(4096).lstrip()
+            blocks = iter(partial(file.read, _BLOCK), b"")
+            start = next(filter(None, map(bytes.lstrip, blocks)), b"")
         if not start:
             raise TraceFileError(path, "the file is empty")
         if start.startswith(b"["):
             try:
                 self._items = msgspec.json.decode(path.read_bytes(), type=list[msgspec.Raw])
-            except msgspec.DecodeError as error:
+            except _BROKEN as error:
                 raise TraceFileError(path, f"not a JSON array: {error}") from error
 
     def first_fields(self) -> list[str] | None:
@@ -53,7 +63,7 @@ class TraceSource:
         for _, value in islice(self._values(), _HEAD):
             try:
                 return list(decoder.decode(value))
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except _BROKEN:
                 continue
         return None
 
@@ -66,7 +76,7 @@ class TraceSource:
         for number, value in self._values():
             try:
                 record = decoder.decode(value)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except _BROKEN as error:
                 self.bad(number, str(error))
             else:
                 yield number, record

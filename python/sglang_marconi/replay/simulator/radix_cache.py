@@ -40,7 +40,8 @@ class RadixCache(SimulatedCache):
         self._numbered = 0
         # The deepest node on the path of the request being served, and those whose state it uses.
         self._held = self._tree.root
-        self._locked: set[TreeNode] = set()
+        # In order, so that a run repeats.
+        self._locked: tuple[TreeNode, ...] = ()
         self._tree.root.prefix = policy.root
 
     def _match(self, prompt: Tokens) -> Match:
@@ -73,7 +74,7 @@ class RadixCache(SimulatedCache):
         self._held = held
         if not held.children and held.parent is not None:
             self.policy.withdraw_leaf(held.prefix)
-        self._locked = {held, *users}
+        self._locked = tuple(dict.fromkeys((held, *users)))
         for node in self._locked:
             self.policy.lock_state(node.prefix)
 
@@ -82,7 +83,7 @@ class RadixCache(SimulatedCache):
         self._offer_if_leaf(held)
         for node in self._locked:
             self.policy.unlock_state(node.prefix)
-        self._locked = set()
+        self._locked = ()
 
     # ---- room ----
 

@@ -1,0 +1,34 @@
+"""It keeps working: a short run of the load test, which scripts/load_test.py runs for longer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from load_run import CHECKS, Plan, arguments, put_under_load
+from local_server import LocalServer
+from tiny_model import build_tiny_model
+
+pytestmark = pytest.mark.server
+
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "shared": {},
+    "int8-host": {"checkpoint_memory": 0.4, "encoding": "int8", "host_memory": "600KB"},
+}
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_it_keeps_working(name: str, model: Path, tmp_path: Path) -> None:
+    settings = CONFIGURATIONS[name]
+    other = build_tiny_model(tmp_path / "other", seed=1)
+    plan = Plan((model, other), seconds=35, samples=40, lossy="encoding" in settings)
+    log = tmp_path / "server.log"
+    with LocalServer(model, *arguments(json.dumps(settings)), log_path=log, env=CHECKS) as server:
+        report = asyncio.run(put_under_load(server, plan))
+    assert report.failures == []
+    assert report.compared == plan.samples
+    assert report.sent.total() > 40
+    assert report.totals["cached tokens"] > 1000

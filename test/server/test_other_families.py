@@ -1,0 +1,72 @@
+"""The other Mamba2 families that serve without a GPU, with random weights: the same reuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from client import flush, generate
+from conftest import MARCONI
+from local_server import LocalServer
+from prompts import tokens
+
+pytestmark = pytest.mark.server
+
+MAMBA = {
+    "hidden_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 4,
+    "mamba_n_heads": 8,
+    "mamba_d_head": 32,
+    "mamba_n_groups": 1,
+    "mamba_d_state": 32,
+    "mamba_d_conv": 4,
+    "mamba_expand": 2,
+    "mamba_chunk_size": 64,
+    "hidden_act": "silu",
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "falcon_h1": {
+        **MAMBA,
+        "architectures": ["FalconH1ForCausalLM"],
+        "intermediate_size": 256,
+        "head_dim": 32,
+        "mamba_d_ssm": 256,
+    },
+    "granitemoehybrid": {
+        **MAMBA,
+        "architectures": ["GraniteMoeHybridForCausalLM"],
+        "intermediate_size": 64,
+        "shared_intermediate_size": 256,
+        "num_local_experts": 0,
+        "num_experts_per_tok": 0,
+        "layer_types": ["mamba", "attention", "mamba", "mamba"],
+        "position_embedding_type": "nope",
+    },
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_branches_and_turns_are_reused(family: str, model: Path, tmp_path: Path) -> None:
+    for file in model.glob("*token*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    shared = json.loads((model / "config.json").read_text())
+    kept = ("dtype", "vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")
+    config = {key: shared[key] for key in (*kept, "max_position_embeddings")}
+    config |= FAMILIES[family] | {"model_type": family}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    log = tmp_path / "server.log"
+    with LocalServer(tmp_path, *MARCONI, "--load-format", "dummy", log_path=log) as server:
+        prefix = tokens(257, seed=1)
+        branching = [[*prefix, 1001 + i, *tokens(40, seed=100 + i)] for i in range(3)]
+        assert [generate(server.url, p, 4).cached_tokens for p in branching] == [0, 0, 257]
+        flush(server.url)
+        prompt, seen = tokens(60, seed=4), []
+        for turn in range(4):
+            reply = generate(server.url, prompt, 17)
+            seen.append(reply.cached_tokens)
+            prompt = prompt + reply.output_ids + tokens(60, seed=40 + turn)
+        assert seen == [0, 76, 153, 230]
