@@ -20,14 +20,20 @@ class Holdings(NamedTuple):
     shared_memory: frozenset[str]
 
 
-def marked(variable: str, value: str) -> list[psutil.Process]:
-    """The processes alive that have an environment variable, which children inherit."""
-    return [
-        process
-        for process in psutil.process_iter(["environ", "status"])
-        if (process.info["environ"] or {}).get(variable) == value
-        and process.info["status"] != psutil.STATUS_ZOMBIE
-    ]
+def family(pid: int) -> list[psutil.Process]:
+    """The process and all its descendants."""
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those of them that have not ended; nobody may have waited for one that has."""
+    left = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                left.append(process)
+    return left
 
 
 def holdings(processes: list[psutil.Process]) -> Holdings:

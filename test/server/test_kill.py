@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
 from client import generate
 from local_server import LocalServer
 from prompts import tokens
-from remains import Holdings, holdings, marked, remaining
+from remains import Holdings, alive, family, holdings, remaining
 
 pytestmark = pytest.mark.server
 
-MARK = "MARCONI_TEST_KILL"
 # With a sidecar, which has a socket and processes of its own.
 ARGUMENTS = (
     *("--radix-cache-backend", "marconi", "--max-running-requests", "4"),
@@ -26,75 +24,67 @@ ARGUMENTS = (
     *("--radix-eviction-policy-config", '{"policy": "marconi"}'),
 )
 OURS = "sglang-marconi"
+SCHEDULER, SIDECAR = "sglang::scheduler", "sglang_marconi.tuning.sidecar"
 
 
-class Killed:
-    """One server of several on the same port; all its processes carry its mark."""
+class Running(NamedTuple):
+    """A server's processes, and what they hold."""
 
-    def __init__(self, model: Path, folder: Path, port: int | None) -> None:
-        self.mark = str(folder)
-        folder.mkdir()
-        environment = {MARK: self.mark, "TMPDIR": str(folder)}
-        log = folder / "server.log"
-        self.server = LocalServer(model, *ARGUMENTS, log_path=log, port=port, env=environment)
-
-    def processes(self) -> list[psutil.Process]:
-        return marked(MARK, self.mark)
-
-    def use(self) -> Holdings:
-        """Ask something, leave a request running, and see what the processes hold then."""
-        assert len(generate(self.server.url, tokens(200, seed=1), 8).output_ids) == 8
-        threading.Thread(target=self._ask_at_length, daemon=True).start()
-        time.sleep(0.5)
-        held = holdings(self.processes())
-        assert any(OURS in name for name in held.sockets)
-        return held
-
-    def _ask_at_length(self) -> None:
-        with suppress(OSError):
-            generate(self.server.url, tokens(300, seed=2), 3000)
+    processes: list[psutil.Process]
+    held: Holdings
 
     def named(self, part: str) -> psutil.Process:
-        """The process whose title or command line has this in it."""
-        [found] = [p for p in self.processes() if part in " ".join(p.cmdline())]
+        """The process that has this in its command line."""
+        [found] = [p for p in self.processes if part in " ".join(p.cmdline())]
         return found
 
-    def wait_for_the_end(self, seconds: float) -> None:
+    def left(self, seconds: float) -> Holdings:
+        """What remains once all processes have ended, which they must within that time."""
         deadline = time.monotonic() + seconds
-        while left := self.processes():
+        while left := alive(self.processes):
             assert time.monotonic() < deadline, [process.cmdline() for process in left]
             time.sleep(0.1)
+        return remaining(self.held)
 
 
-def of_ours(held: Holdings) -> list[str]:
-    return [name for name in held.sockets if OURS in name]
+def in_use(server: LocalServer) -> Running:
+    """With a request answered and another one running."""
+    assert len(generate(server.url, tokens(200, seed=1), 8).output_ids) == 8
+
+    def ask_at_length() -> None:
+        with suppress(OSError):
+            generate(server.url, tokens(300, seed=2), 3000)
+
+    threading.Thread(target=ask_at_length, daemon=True).start()
+    time.sleep(0.5)
+    processes = family(server.pid)
+    running = Running(processes, holdings(processes))
+    assert running.named(SIDECAR).is_running()
+    assert any(OURS in name for name in running.held.sockets)
+    return running
+
+
+def served(model: Path, log: Path, port: int | None = None) -> LocalServer:
+    return LocalServer(model, *ARGUMENTS, log_path=log, port=port)
+
+
+def check(left: Holdings) -> None:
+    """SGLang's own processes talk over sockets in the file system; only their names may stay."""
+    assert left.shared_memory == frozenset()
+    assert [name for name in left.sockets if name.startswith("@") or OURS in name] == []
 
 
 def test_a_killed_server_leaves_nothing_of_ours_behind(model: Path, tmp_path: Path) -> None:
-    first = Killed(model, tmp_path / "first", None)
-    with first.server:
-        held = first.use()
-        os.kill(first.server.pid, signal.SIGKILL)
-        first.wait_for_the_end(10)
-        left = remaining(held)
-        assert (of_ours(left), left.shared_memory) == ([], frozenset())
-        assert_only_files_of_sglang(left)
+    with served(model, tmp_path / "first.log") as server:
+        running = in_use(server)
+        psutil.Process(server.pid).kill()
+        check(running.left(10))
 
-    second = Killed(model, tmp_path / "second", first.server.port)
-    with second.server:
-        held = second.use()
-        os.kill(second.named("sglang::scheduler").pid, signal.SIGKILL)
-        # SGLang sees to it, and waits five seconds first.
-        second.wait_for_the_end(60)
-        left = remaining(held)
-        assert (of_ours(left), left.shared_memory) == ([], frozenset())
-        assert_only_files_of_sglang(left)
+    with served(model, tmp_path / "second.log", server.port) as server:
+        running = in_use(server)
+        running.named(SCHEDULER).kill()
+        # SGLang's main process sees to it, and first waits for some seconds.
+        check(running.left(60))
 
-    third = Killed(model, tmp_path / "third", first.server.port)
-    with third.server:
-        third.use()
-
-
-def assert_only_files_of_sglang(left: Holdings) -> None:
-    """SGLang's own processes talk over sockets in the file system, whose names stay."""
-    assert [name for name in left.sockets if name.startswith("@")] == []
+    with served(model, tmp_path / "third.log", server.port) as server:
+        in_use(server)
