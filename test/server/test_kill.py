@@ -69,9 +69,9 @@ def served(model: Path, log: Path, port: int | None = None) -> LocalServer:
 
 
 def check(left: Holdings) -> None:
-    """SGLang's own processes talk over sockets in the file system; only their names may stay."""
-    assert left.shared_memory == frozenset()
+    """Two kinds of file of SGLang's stay, with any cache: its processes' sockets, its load."""
     assert [name for name in left.sockets if name.startswith("@") or OURS in name] == []
+    assert [path for path in left.shared_memory if "/sglang_loads_" not in path] == []
 
 
 def test_a_killed_server_leaves_nothing_of_ours_behind(model: Path, tmp_path: Path) -> None:
