@@ -32,6 +32,7 @@ from sglang.srt.server_args import ServerArgs, set_global_server_args_for_schedu
 from sglang_marconi.cache import TREE_CORE
 from sglang_marconi.cache.radix_cache import MarconiRadixCache, choose_components
 from sglang_marconi.cost import preset
+from sglang_marconi.observe.events import Observer
 from sglang_marconi.plugin import build_tree_core
 from sglang_marconi.policy.eviction import EvictionPolicy
 from sglang_marconi.policy.prediction import PredictedReuse
@@ -51,7 +52,14 @@ _STATE = Mamba2StateShape.create(
 class Contender:
     """A cache with pools of its own, and the times of its requests in seconds."""
 
-    def __init__(self, core: str, states: int, tokens: int, prompt_tokens: int) -> None:
+    def __init__(
+        self,
+        core: str,
+        states: int,
+        tokens: int,
+        prompt_tokens: int,
+        observer: Observer | None = None,
+    ) -> None:
         pool = HybridReqToTokenPool(
             size=1,
             mamba_size=states,
@@ -87,7 +95,8 @@ class Contender:
             tree_core_backend=core,
         )
         if core == TREE_CORE:
-            choose_components(params, EvictionPolicy(preset("paper-7b"), PredictedReuse()))
+            policy = EvictionPolicy(preset("paper-7b"), PredictedReuse())
+            choose_components(params, policy, observer=observer)
             self.cache = MarconiRadixCache(params)
         else:
             self.cache = UnifiedRadixCache(params)
@@ -105,6 +114,15 @@ class Contender:
         new = self.kv.alloc(len(tokens))
         self.cache.insert(InsertParams(key=key, value=new, mamba_value=self.states.alloc(1)))
         self.times.append(time.perf_counter() - start)
+
+
+def set_up() -> None:
+    """What SGLang's caches need of a server."""
+    arguments = ServerArgs(model_path="dummy", page_size=1)
+    # SGLang would read it from the model's config.
+    arguments._mamba_cache_chunk_size = 64
+    set_global_server_args_for_scheduler(arguments)
+    register_tree_core_backend(TREE_CORE, build_tree_core)
 
 
 def measure(checkpoints: int, requests: int, prompt_tokens: int) -> dict[str, list[float]]:
@@ -138,11 +156,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--prompt-tokens", type=int, default=2000)
     args = parser.parse_args()
-    arguments = ServerArgs(model_path="dummy", page_size=1)
-    # SGLang would read it from the model's config.
-    arguments._mamba_cache_chunk_size = 64
-    set_global_server_args_for_scheduler(arguments)
-    register_tree_core_backend(TREE_CORE, build_tree_core)
+    set_up()
     table = Table("checkpoints", "tree", "median", "quartiles", "marconi / it")
     for checkpoints in args.checkpoints:
         times = measure(checkpoints, args.requests, args.prompt_tokens)

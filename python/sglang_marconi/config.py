@@ -89,6 +89,9 @@ class Settings(msgspec.Struct, frozen=True):
         Annotated[int, msgspec.Meta(ge=512)] | None,
         msgspec.Meta(description="the store's pages; `null`: chosen for the model's state"),
     ] = None
+    inspect: Annotated[
+        bool, msgspec.Meta(description="whether the server shows its cache at `/marconi`")
+    ] = False
 
     def unused(self) -> Iterator[tuple[str, str]]:
         """Settings that have no use beside the others, and why."""

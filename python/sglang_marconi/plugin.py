@@ -9,15 +9,20 @@
 | ``PrefillAdder._select_prefill_admission`` (around)   | hook   | end a first chunk on the branch |
 | ``PrefillAdder.add_chunked_req`` (around)             | hook   | end a later chunk on the branch |
 | ``runtime_context.mamba_track_grid`` (around)         | hook   | pages > 1: track at every page  |
+| ``PrefillAdder._commit_prefill_admission`` (after)    | hook   | observed: what a request reuses |
 | ``SchedulerInternalStateController``:                 |        |                                 |
 | ``_update_handlers`` (after)                          | hook   | policy and alpha while serving  |
-| ``runtime_context.publish`` (after)                   | hook   | a store: the three hooks below  |
+| ``runtime_context.publish`` (after)                   | hook   | the hooks below, if asked for   |
 | ``KVCacheConfigurator._handle_max_mamba_cache``       | hook   | slots become the store's bytes  |
 | ``KVCacheConfigurator._calculate_mamba_ratio``        | hook   | slots that a request needs then |
 | ``maybe_init_int8_mamba_checkpoint_pool`` (around)    | hook   | build the store                 |
+| ``io_struct.hook_custom_types``, a control request    | public | the page: ask the scheduler     |
+| ``Scheduler.init_request_dispatcher`` (after)         | hook   | the page: answer                |
+| ``http_server.set_global_state`` (after)              | hook   | the page: its routes            |
 
 The hooks on the scheduler are applied only in a process that builds our cache, those on its
-memory only where the settings ask for a store of checkpoints. What
+memory only where the settings ask for a store of checkpoints, those of the page where they ask
+for it. What
 SGLang's functions must look like for them is checked once the backend is chosen,
 before a model is loaded. On a machine without an accelerator ``cpu.install`` adds the
 recurrent operations.
@@ -25,6 +30,7 @@ recurrent operations.
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -45,6 +51,8 @@ if TYPE_CHECKING:
         UnifiedTreeCoreInterface,
     )
 
+    from sglang_marconi.config import Settings
+
 BACKEND = "marconi"
 SUPPORTED_SGLANG = SpecifierSet(">=0.5.23,<0.5.24")
 
@@ -64,6 +72,10 @@ _CONFIGURATOR = "sglang.srt.mem_cache.kv_cache_configurator.KVCacheConfigurator"
 _CHECKPOINT_POOL = (
     "sglang.srt.mem_cache.mamba_checkpoint_pool.maybe_init_int8_mamba_checkpoint_pool"
 )
+_COMMIT_ADMISSION = f"{_ADDER}._commit_prefill_admission"
+_DISPATCHER = "sglang.srt.managers.scheduler.Scheduler.init_request_dispatcher"
+_HTTP = "sglang.srt.entrypoints.http_server"
+_KV_EVENTS = "sglang.srt.mem_cache.events.KVCacheEventRecorder"
 _RESOLVE = "sglang.srt.server_args.ServerArgs.resolve_once"
 
 # SGLang's functions that we hook or override, with the parameters we rely on.
@@ -89,6 +101,14 @@ SEAMS: dict[str, tuple[str, ...]] = {
         "has_chunked_req",
     ),
     f"{_ADDER}.add_chunked_req": ("self", "req"),
+    _COMMIT_ADMISSION: ("self", "req", "admission", "mamba_gap_reserve"),
+    _DISPATCHER: ("self",),
+    f"{_HTTP}.set_global_state": ("global_state",),
+    "sglang.srt.managers.io_struct.hook_custom_types": ("new_types",),
+    "sglang.srt.managers.communicator.FanOutCommunicator": ("send", "fan_out", "mode"),
+    f"{_KV_EVENTS}.enqueue": ("self", "event"),
+    f"{_KV_EVENTS}._node_event_hash_values": ("self", "node"),
+    f"{_KV_EVENTS}._namespace_seed": ("self", "node"),
     "sglang.srt.managers.schedule_policy._PrefillAdmission": (
         "prefix_len",
         "extend_len",
@@ -203,7 +223,7 @@ def register() -> None:
     register_radix_cache_backend(BACKEND, build_cache)
     register_tree_core_backend(TREE_CORE, build_tree_core)
     _hook_after_resolution(_check_if_chosen)
-    _hook_after(_PUBLISH, _hook_memory_if_chosen)
+    _hook_after(_PUBLISH, _hook_if_chosen)
 
 
 def check_version() -> None:
@@ -250,6 +270,8 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     from sglang_marconi.cache.pricing import price_config, with_pools
     from sglang_marconi.cache.radix_cache import MarconiRadixCache, choose_components, has_store
     from sglang_marconi.config import parse_settings
+    from sglang_marconi.observe.build import Listeners
+    from sglang_marconi.observe.requests import Admissions
 
     params = ctx.params
     settings = parse_settings(params.eviction_policy_config)
@@ -263,14 +285,21 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
         # Requests compute on it; without a GPU there is a stand-in.
         forward = None if pool.device == "cpu" else ctx.tp_worker.model_runner.forward_stream
         pool.mamba_ckpt_pool.attach(pool.mamba_pool, forward)
-    policy = LivePolicy(settings, with_pools(cost, params), params)
-    choose_components(params, policy.eviction, policy.tuning)
+    cost = with_pools(cost, params)
+    listeners = Listeners(settings, params)
+    policy = LivePolicy(settings, cost, params, listeners.observer)
+    choose_components(params, policy.eviction, policy.tuning, listeners.observer)
     HookRegistry.register(f"{_ADDER}._select_prefill_admission", cut_admission, HookType.AROUND)
     HookRegistry.register(f"{_ADDER}.add_chunked_req", cut_continuation, HookType.AROUND)
     HookRegistry.register(_TRACK_GRID, _track_every_page, HookType.AROUND)
     HookRegistry.register(_UPDATES, partial(add_updates, policy), HookType.AFTER)
+    if listeners.observer is not None:
+        admissions = Admissions(listeners.observer)
+        HookRegistry.register(_COMMIT_ADMISSION, admissions.admitted, HookType.AFTER)
     HookRegistry.apply_hooks()
-    return create_unified_radix_cache(ctx, cache_class=MarconiRadixCache)
+    cache = create_unified_radix_cache(ctx, cache_class=MarconiRadixCache)
+    listeners.attach(cache, cost, params)
+    return cache
 
 
 def build_tree_core(
@@ -306,15 +335,21 @@ def _hook_after(target: str, hook: Callable[..., None]) -> None:
     HookRegistry.register(target, hook, HookType.AFTER)
 
 
-def _hook_memory_if_chosen(_result: object, server_args: Any, *, role: str, **_: Any) -> None:
-    """In a process that is about to build the pools: the hooks of ``cache.memory_split``."""
-    if server_args.radix_cache_backend != BACKEND or role != "scheduler":
+def _hook_if_chosen(_result: object, server_args: Any, *, role: str, **_: Any) -> None:
+    """In a process that knows its role, and is about to build what has to do with the cache."""
+    if server_args.radix_cache_backend != BACKEND:
         return
     from sglang_marconi.config import parse_settings
 
     settings = parse_settings(server_args.radix_eviction_policy_config)
-    if not settings.has_store:
-        return
+    if settings.has_store and role == "scheduler":
+        _hook_memory(settings)
+    if settings.inspect:
+        _hook_inspection(role)
+
+
+def _hook_memory(settings: Settings) -> None:
+    """The hooks of ``cache.memory_split``."""
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     from sglang_marconi.cache.memory_split import StoreBuilder
@@ -327,6 +362,30 @@ def _hook_memory_if_chosen(_result: object, server_args: Any, *, role: str, **_:
     }.items():
         HookRegistry.register(target, hook, HookType.AROUND)
     HookRegistry.apply_hooks()
+
+
+def _hook_inspection(role: str) -> None:
+    """The page ``/marconi``: who asks, who passes it on, who answers."""
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    from sglang_marconi.observe.inspection import exchange
+
+    exchange.teach_types()
+    if role == "scheduler":
+        HookRegistry.register(_DISPATCHER, exchange.answer, HookType.AFTER)
+    elif role == "tokenizer":
+        exchange.teach_tokenizer()
+        # Not so in a process that serves no HTTP, such as an Engine's.
+        if _HTTP in sys.modules:
+            HookRegistry.register(f"{_HTTP}.set_global_state", _add_routes, HookType.AFTER)
+    HookRegistry.apply_hooks()
+
+
+def _add_routes(_result: None, state: Any) -> None:
+    from sglang_marconi.observe.inspection import exchange
+    from sglang_marconi.observe.inspection.routes import add_routes
+
+    add_routes(sys.modules[_HTTP].app, partial(exchange.ask, state.tokenizer_manager))
 
 
 def _check_if_chosen(_result: None, server_args: Any) -> None:

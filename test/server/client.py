@@ -18,11 +18,14 @@ class Reply:
     cached_tokens: int
 
 
-def post(url: str, path: str, body: dict[str, Any], timeout: float = 300.0) -> Any:
+def post(
+    url: str, path: str, body: dict[str, Any], timeout: float = 300.0, key: str | None = None
+) -> Any:
     """POST ``body`` as JSON and return the answer, decoded where it is JSON."""
-    request = urllib.request.Request(
-        url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
+    headers = {"Content-Type": "application/json"}
+    if key is not None:
+        headers["Authorization"] = f"Bearer {key}"
+    request = urllib.request.Request(url + path, json.dumps(body).encode(), headers)
     with urllib.request.urlopen(request, timeout=timeout) as answer:
         text = answer.read().decode()
     return json.loads(text) if text.startswith(("{", "[")) else text
@@ -40,7 +43,12 @@ def generate(url: str, prompt: Sequence[int], tokens: int, **sampling: Any) -> R
 
 
 def generate_batch(
-    url: str, prompts: Sequence[Sequence[int]], tokens: int, **sampling: Any
+    url: str,
+    prompts: Sequence[Sequence[int]],
+    tokens: int,
+    *,
+    key: str | None = None,
+    **sampling: Any,
 ) -> list[Reply]:
     """Like ``generate`` for several prompts, sent as one request."""
     answers = post(
@@ -56,6 +64,7 @@ def generate_batch(
             },
             "return_logprob": True,
         },
+        key=key,
     )
     return [_reply(answer) for answer in answers]
 

@@ -13,6 +13,10 @@ from itertools import product
 import pytest
 from sglang.test.kits.unified_radix_cache.config import CacheConfig
 from sglang_marconi.cost import preset
+from sglang_marconi.observe.events import Observer
+from sglang_marconi.observe.held import Held, Memory
+from sglang_marconi.observe.inspection.snapshot import Inspector
+from sglang_marconi.observe.routers import CheckpointEvents
 from sglang_marconi.policy.eviction import EvictionPolicy
 from sglang_marconi.policy.prediction import PredictedReuse
 from sglang_marconi.policy.ranking import Valuation
@@ -28,8 +32,9 @@ _SCENARIOS = tuple(product((SINGLE_TOKENS, PAGES_OF_FOUR), _VALUATIONS))
 _STEPS = 150
 
 
-def new_serving(cfg: CacheConfig, valuation: str) -> Serving:
-    return Serving(cfg, EvictionPolicy(preset("paper-7b"), _VALUATIONS[valuation]()))
+def new_serving(cfg: CacheConfig, valuation: str, observer: Observer | None = None) -> Serving:
+    policy = EvictionPolicy(preset("paper-7b"), _VALUATIONS[valuation]())
+    return Serving(cfg, policy, observer)
 
 
 def work(serving: Serving, seed: int) -> Iterator[None]:
@@ -91,6 +96,21 @@ def test_another_trees_work_changes_nothing(cfg: CacheConfig, valuation: str) ->
             for _ in range(step % 3):
                 next(elsewhere, None)
         assert serving.tree.evicted == alone
+
+
+@pytest.mark.parametrize("valuation", _VALUATIONS)
+def test_who_watches_changes_nothing(valuation: str) -> None:
+    """Of several ranks, one is observed and asked for the page."""
+    alone = evictions(SINGLE_TOKENS, valuation, seed=0)
+    observer = Observer()
+    serving = new_serving(SINGLE_TOKENS, valuation, observer)
+    tree = serving.cache.tree_core
+    held = Held(observer, tree.policy.forms)
+    inspector = Inspector(observer, tree, held, Memory({"device": 1}, 1))
+    CheckpointEvents(observer, tree, tree.policy.forms)
+    for _ in work(serving, seed=0):
+        inspector.state()
+    assert serving.tree.evicted == alone
 
 
 def test_two_processes_decide_alike() -> None:

@@ -33,6 +33,7 @@ from sglang_marconi.cache import TREE_CORE
 from sglang_marconi.cache.radix_cache import MarconiRadixCache, choose_components
 from sglang_marconi.cache.tree_core import MarconiTreeCore
 from sglang_marconi.cost import ModelCost
+from sglang_marconi.observe.events import Observer
 from sglang_marconi.policy.eviction import EvictionPolicy
 from sglang_marconi.policy.prediction import PredictedReuse
 from sglang_marconi.policy.ranking import Valuation
@@ -103,14 +104,19 @@ class WatchedTree(UnifiedTreeCoreInspector, MarconiTreeCore):
         super()._remove_leaf_from_parent(node)
 
 
-def build_watched_cache(cfg: CacheConfig, policy: EvictionPolicy) -> tuple[Any, Any, Any]:
+def build_watched_cache(
+    cfg: CacheConfig, policy: EvictionPolicy, observer: Observer | None = None
+) -> tuple[Any, Any, Any]:
     """A cache as SGLang's kits build it, with our components and a tree that is watched.
+
+    With an observer it records KV events, too.
 
     Returns the cache, its allocator of KV and its pool of requests and states.
     """
 
     def build(params: CacheInitParams) -> MarconiRadixCache:
-        choose_components(params, policy)
+        params.enable_kv_cache_events = observer is not None
+        choose_components(params, policy, observer=observer)
         return MarconiRadixCache(params=params)
 
     registry = {TREE_CORE: WatchedTree}
@@ -153,9 +159,11 @@ class Serving:
     A step that needs more room than can be made does nothing.
     """
 
-    def __init__(self, cfg: CacheConfig, policy: EvictionPolicy) -> None:
+    def __init__(
+        self, cfg: CacheConfig, policy: EvictionPolicy, observer: Observer | None = None
+    ) -> None:
         self.cfg = cfg
-        self.cache, self.kv, self.pool = build_watched_cache(cfg, policy)
+        self.cache, self.kv, self.pool = build_watched_cache(cfg, policy, observer)
         self.tree: WatchedTree = self.cache.tree_core
         self.states = self.pool.mamba_allocator
         self.tracking_slots = 2 if cfg.enable_mamba_extra_buffer else 0

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
+from sglang_marconi.observe.events import AlphaChanged, AlphaTuned, Observer
 from sglang_marconi.tuning import TuningClient
 
 if TYPE_CHECKING:
     from sglang_marconi.policy.utility import PaperUtility
-    from sglang_marconi.tuning.messages import Setup
+    from sglang_marconi.tuning.messages import Setup, Tuned
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +33,16 @@ class AlphaTuning:
     """
 
     def __init__(
-        self, utility: PaperUtility, setup: Setup, group: dist.ProcessGroup | None
+        self,
+        utility: PaperUtility,
+        setup: Setup,
+        group: dist.ProcessGroup | None,
+        observer: Observer | None = None,
     ) -> None:
         self._utility = utility
         self._group = group if group is not None and dist.get_world_size(group) > 1 else None
+        self._observer = observer
+        self._tuned: Tuned | None = None
         self.adopts = True
         self._finished = 0
         self._found = setup.alpha
@@ -50,6 +57,8 @@ class AlphaTuning:
             alpha = self.client.poll()
             if alpha is not None:
                 self._found = alpha
+            if self._observer is not None:
+                self._report_tuning(self._observer, self.client.last_tuned)
         if self._group is not None:
             if self._finished % AGREE_EVERY:
                 return
@@ -57,6 +66,13 @@ class AlphaTuning:
         if self.adopts and self._found != self._utility.alpha:
             logger.info("Marconi: alpha %s, was %s", self._found, self._utility.alpha)
             self._utility.alpha = self._found
+            if self._observer is not None:
+                self._observer.emit(AlphaChanged(self._found))
+
+    def _report_tuning(self, observer: Observer, tuned: Tuned | None) -> None:
+        if tuned is not None and tuned is not self._tuned:
+            observer.emit(AlphaTuned(tuned.hit_rates, tuned.seconds))
+        self._tuned = tuned
 
     def _agree(self, group: dist.ProcessGroup) -> None:
         found = torch.tensor([self._found], dtype=torch.float64)

@@ -45,7 +45,7 @@ def cut_admission(
         return AddReqResult.OTHER if admission.is_chunked else admission
     start = admission.prefix_len
     end = start + admission.extend_len
-    cut = chunk_end(start, end, _branch(req))
+    cut = chunk_end(start, end, branch_of(req))
     if cut == end:
         return admission
     return _PrefillAdmission(
@@ -65,7 +65,7 @@ def cut_continuation(
     if not isinstance(adder.tree_cache, MarconiRadixCache):
         return original(adder, req)
     start, end = req.prefix_len, len(req.full_untruncated_fill_ids)
-    cut = chunk_end(start, end, _branch(req))
+    cut = chunk_end(start, end, branch_of(req))
     if cut < end:
         limit = adder.chunked_req_limit
         adder.chunked_req_limit = cut - start if limit is None else min(limit, cut - start)
@@ -80,6 +80,6 @@ def cut_continuation(
         adder.rem_chunk_tokens = None
 
 
-def _branch(req: Req) -> int | None:
+def branch_of(req: Req) -> int | None:
     """Where this request should leave a checkpoint; nowhere if it is barred from the tree."""
     return None if req.skip_radix_cache_insert else req.mamba_branching_seqlen

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from sglang.srt.mem_cache.unified_cache.components.full import FullComponent
 
+from sglang_marconi.observe.events import Decision, Evicted, What, timed
+
 if TYPE_CHECKING:
     import torch
     from sglang.srt.mem_cache.unified_cache.cache_action import CacheAction, ComponentAction
@@ -33,8 +35,13 @@ class MarconiFullComponent(FullComponent):
         """The next leaf to evict, as its node id."""
         if tracker[self.component_type] >= self._evict_device_request_cnt:
             return None
-        victim = self.tree_core.policy.least_useful_leaf()
-        return None if victim is None else victim.handle
+        policy, observer = self.tree_core.policy, self.tree_core.observer
+        victim = timed(observer, Decision.EVICTION, policy.least_useful_leaf)
+        if victim is None:
+            return None
+        if observer is not None:
+            observer.emit(Evicted(victim, What.LEAF, policy.standing_of_leaf(victim)))
+        return victim.handle
 
     def _evict_device_end(self) -> None:
         """Nothing to clear: the policy holds the order."""

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from sglang_marconi.cache.alpha_tuning import AlphaTuning
+from sglang_marconi.observe.events import AlphaChanged
 from sglang_marconi.policy.eviction import EvictionPolicy
 from sglang_marconi.policy.prediction import PredictedReuse
 from sglang_marconi.policy.utility import PaperUtility
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from sglang_marconi.cache.checkpoint_pool import CheckpointPool
     from sglang_marconi.config import Settings
     from sglang_marconi.cost import ModelCost
+    from sglang_marconi.observe.events import Observer
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +37,14 @@ class LivePolicy:
         tuning: what changes alpha while serving, if the settings ask for that.
     """
 
-    def __init__(self, settings: Settings, cost: ModelCost, params: CacheInitParams) -> None:
-        """``cost`` has the bytes of the pools in ``params``.
+    def __init__(
+        self,
+        settings: Settings,
+        cost: ModelCost,
+        params: CacheInitParams,
+        observer: Observer | None = None,
+    ) -> None:
+        """``cost`` has the bytes of the pools in ``params``; ``observer`` hears of alpha.
 
         A policy to be tuned starts a tuner process on the first rank.
         """
@@ -44,6 +52,7 @@ class LivePolicy:
         forms = () if pool is None else pool.store.forms
         self._utility = PaperUtility(_UNTUNED if settings.alpha is None else settings.alpha)
         self._prediction = PredictedReuse()
+        self._observer = observer
         chosen = self._prediction if settings.policy == "auto" else self._utility
         self.eviction = EvictionPolicy(cost, chosen, forms)
         self.tuning: AlphaTuning | None = None
@@ -55,13 +64,14 @@ class LivePolicy:
                 alpha=self._utility.alpha,
                 forms=forms,
             )
-            self.tuning = AlphaTuning(self._utility, setup, params.tp_cache_group)
+            self.tuning = AlphaTuning(self._utility, setup, params.tp_cache_group, observer)
 
     def use_prediction(self) -> None:
         """Predict reuse from now on, learning anew."""
         if self.eviction.valuation is not self._prediction:
             self.eviction.revalue(self._prediction)
             logger.info("Marconi: policy auto")
+            self._report(None)
 
     def use_utility(self, alpha: float | None) -> None:
         """The paper's policy from now on, with ``alpha``, or without one as it was, or tuned."""
@@ -72,6 +82,11 @@ class LivePolicy:
         if self.eviction.valuation is not self._utility:
             self.eviction.revalue(self._utility)
         logger.info("Marconi: policy marconi, alpha %s", self._utility.alpha)
+        self._report(self._utility.alpha)
+
+    def _report(self, alpha: float | None) -> None:
+        if self._observer is not None:
+            self._observer.emit(AlphaChanged(alpha))
 
 
 def _state_bytes(params: CacheInitParams, cost: ModelCost) -> int:

@@ -31,10 +31,24 @@ from sglang.srt.mem_cache.unified_cache.components import (
     MambaComponent,
 )
 
+from sglang_marconi.observe.events import (
+    Decision,
+    Evicted,
+    Matched,
+    Observer,
+    Reason,
+    Refusal,
+    Refused,
+    Stored,
+    What,
+    timed,
+)
 from sglang_marconi.policy.admission import PrefixMatch, branch_point, last_token
 from sglang_marconi.policy.eviction import EvictionPolicy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sglang.srt.managers.schedule_batch import Req
     from sglang.srt.mem_cache.base_prefix_cache import (
         DecLockRefParams,
@@ -52,6 +66,7 @@ if TYPE_CHECKING:
     from sglang_marconi.cache.alpha_tuning import AlphaTuning
     from sglang_marconi.cache.tree_core import MarconiTreeCore
     from sglang_marconi.policy.ledger import PrefixNode
+    from sglang_marconi.policy.ranking import Standing
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +74,8 @@ logger = logging.getLogger(__name__)
 class MarconiMambaComponent(MambaComponent):
     """Checkpoints at branch points and at the last decoded token, nowhere else.
 
-    ``policy`` is the cache's one eviction policy; the tree takes it from here.
+    ``policy`` is the cache's one eviction policy and ``observer`` who hears of what happens, if
+    anybody does; the tree takes both from here.
     """
 
     tree_core: MarconiTreeCore
@@ -71,14 +87,18 @@ class MarconiMambaComponent(MambaComponent):
         *,
         policy: EvictionPolicy,
         tuning: AlphaTuning | None = None,
+        observer: Observer | None = None,
     ) -> None:
         super().__init__(cache, params)
         self.policy = policy
+        self.observer = observer
         self._tuning = tuning
         self._page_size: int = params.page_size
         # The slot a request goes on in once its live state joins the tree; held
         # between prepare and cleanup of one checkpoint.
         self._next_slot: torch.Tensor | None = None
+        # Why the state offered next is kept.
+        self._reason = Reason.END
         self._warned_no_room = False
 
     # ---- match ----
@@ -95,6 +115,8 @@ class MarconiMambaComponent(MambaComponent):
             resumable_tokens=result.device_prefix_len + result.host_hit_length,
             branches=self._branches(result.last_visited_node_id),
         )
+        if self.observer is not None and params.req is not None:
+            self.observer.emit(Matched(params.req, match.shared_tokens))
         return result._replace(mamba_branching_seqlen=branch_point(match, self._page_size))
 
     def _branches(self, node_id: int | None) -> bool:
@@ -120,6 +142,8 @@ class MarconiMambaComponent(MambaComponent):
             super().commit_insert_component_data(node, is_new_leaf, params, result, cache_actions)
             if result.mamba_exist:
                 self.policy.use(self.tree_core.prefix(node))
+            elif self.observer is not None:
+                self.observer.emit(Stored(self.tree_core.prefix(node), self._reason))
 
     def value_len(self, node: UnifiedTreeNode) -> int:
         # A state is one slot; SGLang would ask the tensor that names it.
@@ -170,8 +194,9 @@ class MarconiMambaComponent(MambaComponent):
         """Evict one state. A leaf keeps its KV, which is not what is short."""
         if tracker[self.component_type] >= self._evict_device_request_cnt:
             return
-        victim = self.policy.least_useful_state()
+        victim = timed(self.observer, Decision.EVICTION, self.policy.least_useful_state)
         if victim is not None:
+            self._report_eviction(victim, self.policy.standing_of_state)
             self._evict(victim, tracker, device_frees, host_frees, cache_actions)
 
     def _evict(
@@ -192,6 +217,12 @@ class MarconiMambaComponent(MambaComponent):
             host_frees=host_frees,
             cache_actions=cache_actions,
         )
+
+    def _report_eviction(
+        self, victim: PrefixNode, standing: Callable[[PrefixNode], Standing | None]
+    ) -> None:
+        if self.observer is not None:
+            self.observer.emit(Evicted(victim, What.STATE, standing(victim)))
 
     def _evict_device_end(self) -> None:
         """Nothing to clear: the policy holds the order."""
@@ -214,6 +245,7 @@ class MarconiMambaComponent(MambaComponent):
                 self._tuning.finished(len(req.origin_input_ids), req.full_untruncated_fill_ids)
             return self._prepare_finished(req, insert_params, token_ids_len)
         if token_ids_len == req.mamba_branching_seqlen:
+            self._reason = Reason.BRANCH
             insert_params.mamba_value = self._state_at_branch(req, token_ids_len)
             return token_ids_len
         prompt_computed = token_ids_len == len(req.full_untruncated_fill_ids)
@@ -228,6 +260,7 @@ class MarconiMambaComponent(MambaComponent):
         # just read; SGLang counts that token as committed, so the two agree.
         at = last_token(token_ids_len, req.kv.kv_committed_len, self._page_size)
         if at is not None and not replays:
+            self._reason = Reason.END
             insert_params.mamba_value = self._state_at_end(req)
             return at
         if not self.cache.enable_mamba_extra_buffer and not replays:
@@ -238,6 +271,7 @@ class MarconiMambaComponent(MambaComponent):
         if not tracked or insert_params.mamba_value is None:
             insert_params.mamba_value = insert_params.mamba_keep_idx = None
             return token_ids_len
+        self._reason = Reason.TRACKED
         if tracked >= req.kv.cache_protected_len:
             return int(tracked)
         self._store_inside_prompt(req, insert_params, tracked)
@@ -338,7 +372,7 @@ class MarconiMambaComponent(MambaComponent):
         """
         allocator = self.cache.req_to_token_pool.mamba_allocator
         slot: torch.Tensor | None = allocator.alloc(1)
-        if slot is None and not self.policy.admits_branch(above, depth):
+        if slot is None and not self._admits_branch(above, depth):
             return None
         if slot is None:
             self.cache.evict_for_alloc(EvictParams(num_tokens=0, mamba_num=1))
@@ -351,8 +385,17 @@ class MarconiMambaComponent(MambaComponent):
             )
         return slot
 
+    def _admits_branch(self, above: int, depth: int) -> bool:
+        """Whether a state at ``depth`` is worth what has to go for it."""
+        admits = timed(self.observer, Decision.ADMISSION, self.policy.admits_branch, above, depth)
+        if not admits and self.observer is not None:
+            self.observer.emit(Refused(Refusal.WORTH))
+        return admits
+
     def _warn_no_room(self, message: str) -> None:
-        """Say so once."""
+        """A state finds no room; the log has it once."""
+        if self.observer is not None:
+            self.observer.emit(Refused(Refusal.ROOM))
         if not self._warned_no_room:
             self._warned_no_room = True
             logger.warning(message)

@@ -21,6 +21,7 @@ from sglang.srt.mem_cache.unified_cache.components import ComponentType
 
 from sglang_marconi.cache.checkpoint_pool import CheckpointPool
 from sglang_marconi.cache.mamba_component import MarconiMambaComponent, taken
+from sglang_marconi.observe.events import Decision, Reformed, timed
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req
@@ -73,7 +74,7 @@ class PagedMambaComponent(MarconiMambaComponent):
 
     def _state_at_branch(self, req: Req, depth: int) -> torch.Tensor | None:
         above = req.kv.cache_protected_len
-        if self._is_short() and not self.policy.admits_branch(above, depth):
+        if self._is_short() and not self._admits_branch(above, depth):
             return None
         return self._commit_int8_checkpoint(req.kv.mamba_pool_idx.view(-1))
 
@@ -133,18 +134,20 @@ class PagedMambaComponent(MarconiMambaComponent):
         """Demote, move or evict one state; each is one step, after which SGLang looks again."""
         if tracker[self.component_type] >= self._evict_device_request_cnt:
             return
-        victim = self.policy.least_useful_state()
+        victim = timed(self.observer, Decision.EVICTION, self.policy.least_useful_state)
         if victim is None:
             return
         following = self.policy.demotion(victim)
         if following is not None and self.policy.forms[following].host_bytes:
             displaced = self._displaced_on_host()
             if displaced is not None:
+                self._report_eviction(displaced, self.policy.standing_on_host)
                 self._evict(displaced, tracker, device_frees, host_frees, cache_actions)
                 return
         node = self.tree_core.node_by_id(victim.handle)
         freed = None if following is None else self._set_form(victim, node, following)
         if freed is None:
+            self._report_eviction(victim, self.policy.standing_of_state)
             self._evict(victim, tracker, device_frees, host_frees, cache_actions)
         else:
             tracker[self.component_type] += freed
@@ -163,5 +166,8 @@ class PagedMambaComponent(MarconiMambaComponent):
         freed = self._pool.store.set_form(int(checkpoint), form)
         if freed is not None:
             self.tree_core.adjust_component_size(node.id, self.component_type, -freed)
+            before = prefix.form
             self.policy.set_form(prefix, form)
+            if self.observer is not None:
+                self.observer.emit(Reformed(prefix, before))
         return freed

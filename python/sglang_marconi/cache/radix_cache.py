@@ -13,12 +13,19 @@ from sglang_marconi.cache import TREE_CORE
 from sglang_marconi.cache.full_component import MarconiFullComponent
 from sglang_marconi.cache.mamba_component import MarconiMambaComponent
 from sglang_marconi.cache.paged_component import PagedMambaComponent
+from sglang_marconi.observe.events import Decision, Observer, timed
 
 if TYPE_CHECKING:
-    from sglang.srt.mem_cache.base_prefix_cache import EvictParams, EvictResult
+    from sglang.srt.mem_cache.base_prefix_cache import (
+        EvictParams,
+        EvictResult,
+        MatchPrefixParams,
+        MatchResult,
+    )
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 
     from sglang_marconi.cache.alpha_tuning import AlphaTuning
+    from sglang_marconi.observe.inspection.snapshot import Inspector
     from sglang_marconi.policy.eviction import EvictionPolicy
 
 
@@ -29,6 +36,19 @@ class MarconiRadixCache(UnifiedRadixCache):
     (``tree_core``) and in the cut of prefills at branch points (``branch_cut``); the class
     is what all of them, and an operator reading the log, recognise the backend by.
     """
+
+    # Answers who inspects the server, if that was asked for.
+    inspector: Inspector | None = None
+
+    @property
+    def observer(self) -> Observer | None:
+        """Who hears of what happens, if anybody does."""
+        observer: Observer | None = self.tree_core.observer
+        return observer
+
+    def match_prefix(self, params: MatchPrefixParams) -> MatchResult:
+        """What of a prompt is there, and where it branches off."""
+        return timed(self.observer, Decision.MATCH, super().match_prefix, params)
 
     def evict_for_alloc(self, params: EvictParams, **kwargs: Any) -> EvictResult:
         """Make room for a request.
@@ -46,17 +66,21 @@ def has_store(request_pool: Any) -> bool:
 
 
 def choose_components(
-    params: CacheInitParams, policy: EvictionPolicy, tuning: AlphaTuning | None = None
+    params: CacheInitParams,
+    policy: EvictionPolicy,
+    tuning: AlphaTuning | None = None,
+    observer: Observer | None = None,
 ) -> None:
     """Have the cache built from ``params`` use our tree and components, and ``policy``.
 
-    ``tuning``: what changes the policy while serving, if anything does.
+    ``tuning``: what changes the policy while serving, if anything does. ``observer``: who hears
+    of what happens.
     """
     paged = has_store(params.req_to_token_pool)
     states = PagedMambaComponent if paged else MarconiMambaComponent
     params.component_registry_override = {
         **(params.component_registry_override or {}),
         ComponentType.FULL: MarconiFullComponent,
-        ComponentType.MAMBA: partial(states, policy=policy, tuning=tuning),
+        ComponentType.MAMBA: partial(states, policy=policy, tuning=tuning, observer=observer),
     }
     params.tree_core_backend = TREE_CORE

@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 from sglang.srt.mem_cache.unified_cache.components import ComponentType
 from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedLRUList, UnifiedTreeCore
 
+from sglang_marconi.observe.events import Added, Cleared, Dropped, Observer, Removed, Split
 from sglang_marconi.policy.eviction import EvictionPolicy
 from sglang_marconi.policy.ledger import PrefixNode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sglang.srt.mem_cache.base_prefix_cache import InsertParams
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
     from sglang.srt.mem_cache.unified_cache.components import TreeComponent
@@ -34,7 +37,9 @@ class MarconiTreeCore(UnifiedTreeCore):
     def __init__(
         self, params: CacheInitParams, components: dict[ComponentType, TreeComponent]
     ) -> None:
-        self.policy: EvictionPolicy = components[ComponentType.MAMBA].policy
+        states = components[ComponentType.MAMBA]
+        self.policy: EvictionPolicy = states.policy
+        self.observer: Observer | None = states.observer
         # Ends in reset().
         super().__init__(params, components)
 
@@ -44,6 +49,7 @@ class MarconiTreeCore(UnifiedTreeCore):
         self._prefixes: dict[int, PrefixNode] = {self.root_node.id: self.policy.root}
         self.lru_lists[ComponentType.MAMBA] = StateList(self)
         self.evictable_device_leaves: set[UnifiedTreeNode] = LeafSet(self)
+        self.report(Cleared, self.policy.root)
 
     def prefix(self, node: UnifiedTreeNode) -> PrefixNode:
         """The policy's view of ``node``, which it may see for the first time."""
@@ -52,7 +58,13 @@ class MarconiTreeCore(UnifiedTreeCore):
             above = self.prefix(node.parent)
             found = self.policy.add(above, node.id, above.depth + len(node.key))
             self._prefixes[node.id] = found
+            self.report(Added, found)
         return found
+
+    def report(self, event: Callable[..., object], *nodes: PrefixNode) -> None:
+        """An event of this kind has happened to ``nodes``."""
+        if self.observer is not None:
+            self.observer.emit(event(*nodes))
 
     def begin_insert(self, params: InsertParams) -> InsertStepResult:
         self.policy.tick()
@@ -62,12 +74,16 @@ class MarconiTreeCore(UnifiedTreeCore):
         lower = self.prefix(child)
         above = self.prefix(child.parent)
         new_node, action = super()._split_node(key, child, split_len)
-        self._prefixes[new_node.id] = self.policy.split(lower, new_node.id, above.depth + split_len)
+        upper = self.policy.split(lower, new_node.id, above.depth + split_len)
+        self._prefixes[new_node.id] = upper
+        self.report(Split, upper, lower)
         return new_node, action
 
     def _remove_leaf_from_parent(self, node: UnifiedTreeNode) -> None:
         super()._remove_leaf_from_parent(node)
-        self.policy.remove(self._prefixes.pop(node.id))
+        prefix = self._prefixes.pop(node.id)
+        self.report(Removed, prefix)
+        self.policy.remove(prefix)
 
 
 class StateList(UnifiedLRUList):
@@ -87,7 +103,9 @@ class StateList(UnifiedLRUList):
 
     def remove_node(self, node: UnifiedTreeNode) -> None:
         super().remove_node(node)
-        self._tree.policy.drop_state(self._tree.prefix(node))
+        prefix = self._tree.prefix(node)
+        self._tree.policy.drop_state(prefix)
+        self._tree.report(Dropped, prefix)
 
 
 class LeafSet(set[Any]):

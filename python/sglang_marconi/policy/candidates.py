@@ -134,6 +134,17 @@ class CandidateTable(Generic[T]):
             least = tied[recency[tied].argmin()]
         return self._owners[least]
 
+    def utility(self, owner: T, alpha: float) -> float:
+        """What `least_useful` compares, for one candidate: from 0 to ``1 + alpha``."""
+        rows, row = len(self._owners), self._rows[owner]
+
+        def normalised(column: _Column) -> float:
+            values = column.values[:rows]
+            low = values.item(values.argmin())
+            return float((values[row] - low) / (column.span(rows) or 1.0))
+
+        return normalised(self._recency) + alpha * normalised(self._efficiency)
+
     def _grow(self) -> None:
         rows = 2 * len(self._score)
         for column in (self._recency, self._efficiency):
@@ -179,3 +190,8 @@ class RankedCandidates(Generic[T]):
             if table:
                 return table.least_useful(alpha)
         return None
+
+    def standing(self, owner: T, alpha: float) -> tuple[int, float] | None:
+        """Rank and utility of a candidate; ``None`` if it is none."""
+        table = self._table_of.get(owner)
+        return None if table is None else (self._tables.index(table), table.utility(owner, alpha))

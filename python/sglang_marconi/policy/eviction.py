@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from sglang_marconi.cost import ModelCost
 from sglang_marconi.policy.forms import Form, check_forms, forms_of
 from sglang_marconi.policy.ledger import PrefixLedger, PrefixNode
-from sglang_marconi.policy.ranking import Candidate, Ranking, Valuation
+from sglang_marconi.policy.ranking import Candidate, Ranking, Standing, Valuation
 
 
 class PricedLedger(PrefixLedger):
@@ -77,6 +77,10 @@ class PricedLedger(PrefixLedger):
         """The node whose state on the host goes first; ``None`` without any that may."""
         self._settle()
         return self._on_host.least_useful()
+
+    def standing_on_host(self, node: PrefixNode) -> Standing | None:
+        """How ``node`` is judged as one of those on the host; to be shown, changes nothing."""
+        return self._on_host.standing(node)
 
     def tick(self) -> None:
         # A valuation learns from all that happens, not only once memory is short.
@@ -188,6 +192,14 @@ class EvictionPolicy(PricedLedger):
         """The node whose KV, and with it its state, goes first; ``None`` without a leaf."""
         self._settle()
         return self._leaves.least_useful()
+
+    def standing_of_state(self, node: PrefixNode) -> Standing | None:
+        """How ``node``'s state is judged where states are short; to be shown, changes nothing."""
+        return self._states.standing(node)
+
+    def standing_of_leaf(self, node: PrefixNode) -> Standing | None:
+        """How ``node`` is judged where KV is short; to be shown, changes nothing."""
+        return self._leaves.standing(node)
 
     def admits_branch(self, above: int, depth: int) -> bool:
         """Whether a branch point at ``depth`` is worth the state that has to go for it.

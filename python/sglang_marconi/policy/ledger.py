@@ -69,6 +69,15 @@ class PrefixLedger(ABC):
         # so that it is the same in every process.
         self._stale: dict[PrefixNode, None] = {}
 
+    @property
+    def ticks(self) -> int:
+        """Insertions so far."""
+        return floor(self._now)
+
+    def age(self, node: PrefixNode) -> int:
+        """Insertions since ``node``'s last use."""
+        return floor(self._now) - floor(node.last_use)
+
     # ---- what happens to the tree ----
 
     def tick(self) -> None:

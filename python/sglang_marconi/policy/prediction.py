@@ -9,7 +9,7 @@ import numpy as np
 
 from sglang_marconi.policy.candidates import CandidateTable
 from sglang_marconi.policy.ledger import PrefixNode
-from sglang_marconi.policy.ranking import Candidate, Ranking, Valuation
+from sglang_marconi.policy.ranking import Candidate, Ranking, Standing, Valuation
 from sglang_marconi.policy.reuse import Kind, ReuseModel
 from sglang_marconi.policy.rows import Rows
 
@@ -134,6 +134,12 @@ def kind_of(node: PrefixNode) -> Kind:
     return Kind.BRANCH_TWICE if node.hits < 4 else Kind.BRANCH_OFTEN
 
 
+_GROUPS = (
+    *("nothing resumes there", "checkpoints"),
+    *("nothing resumes there, of a session", "checkpoints of a session"),
+)
+
+
 class _PredictedRanking(Ranking):
     def __init__(self, value: PredictedReuse) -> None:
         self._value = value
@@ -158,6 +164,12 @@ class _PredictedRanking(Ranking):
             if queue:
                 return queue.first()
         return None
+
+    def standing(self, node: PrefixNode) -> Standing | None:
+        queue = self._queue_of.get(node)
+        if queue is None:
+            return None
+        return Standing(_GROUPS[self._order.index(queue)], queue.score(node))
 
     def admits(self, efficiency: float, *, branch: bool) -> bool:
         worth = efficiency * self._value.model.rate(Kind.BRANCH_NEW if branch else Kind.END, 0.0)
@@ -187,6 +199,9 @@ class _Oldest:
         return self._table.least_useful(0.0)
 
     def lowest(self) -> float:
+        return 0.0
+
+    def score(self, _node: PrefixNode) -> float:
         return 0.0
 
 
@@ -234,6 +249,13 @@ class _Shortlist:
 
     def lowest(self) -> float:
         return self._least()[0]
+
+    def score(self, node: PrefixNode) -> float:
+        row = self._rows.get(node)
+        assert row is not None
+        efficiency, last_use, kind = row
+        age = max(self._value.now - floor(last_use), 0.0)
+        return efficiency * self._value.model.rate(int(kind), age)
 
     def _least(self) -> _Entry:
         every = max(_FIRST_PAUSE, len(self._rows) / _CANDIDATES_PER_TICK)

@@ -22,6 +22,13 @@ class Candidate(NamedTuple):
     demotion: bool = False
 
 
+class Standing(NamedTuple):
+    """Where a candidate stands: groups go one after the other, within one the least score first."""
+
+    group: str
+    score: float
+
+
 class Ranking(ABC):
     """The candidates of one eviction.
 
@@ -40,6 +47,13 @@ class Ranking(ABC):
     @abstractmethod
     def least_useful(self) -> PrefixNode | None:
         """The candidate that goes first; ``None`` without any."""
+
+    @abstractmethod
+    def standing(self, node: PrefixNode) -> Standing | None:
+        """How ``node`` is judged now, to be shown to a person; ``None`` if it is no candidate.
+
+        Changes nothing, so that one process may ask without the others.
+        """
 
     def admits(self, efficiency: float, *, branch: bool) -> bool:
         """Whether a new checkpoint is to be stored, though what goes first has to go for it.

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from sglang_marconi.policy.candidates import RankedCandidates
 from sglang_marconi.policy.ledger import PrefixNode
-from sglang_marconi.policy.ranking import Candidate, Ranking, Valuation
+from sglang_marconi.policy.ranking import Candidate, Ranking, Standing, Valuation
 
 # Ranks, in the order in which they go; what a session refers to has _REFERENCED added.
 _STATELESS, _DEMOTION, _PLAIN, _PLAIN_ABOVE, _BRANCH, _BRANCH_ABOVE, _REFERENCED = range(7)
 _RANKS = 2 * _REFERENCED
+_NAMES = (
+    *("nothing resumes there", "demotions"),
+    *("checkpoints with at most one child", "checkpoints with at most one child, in use below"),
+    *("branch points", "branch points, in use below"),
+)
 
 
 class PaperUtility(Valuation):
@@ -40,6 +45,14 @@ class _UtilityRanking(Ranking):
 
     def least_useful(self) -> PrefixNode | None:
         return self._candidates.least_useful(self._utility.alpha)
+
+    def standing(self, node: PrefixNode) -> Standing | None:
+        found = self._candidates.standing(node, self._utility.alpha)
+        if found is None:
+            return None
+        rank, utility = found
+        session = ", of a session" if rank >= _REFERENCED else ""
+        return Standing(_NAMES[rank % _REFERENCED] + session, utility)
 
 
 def _rank(node: PrefixNode, candidate: Candidate) -> int:

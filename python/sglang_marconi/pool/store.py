@@ -86,6 +86,11 @@ class CheckpointStore:
         return self._on_device.available
 
     @property
+    def host_pages(self) -> int:
+        """Pages in host memory."""
+        return self._on_host.pages
+
+    @property
     def available_host_pages(self) -> int:
         return self._on_host.available
 
