@@ -24,7 +24,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 def test_it_keeps_working(name: str, model: Path, tmp_path: Path) -> None:
     settings = CONFIGURATIONS[name]
     other = build_tiny_model(tmp_path / "other", seed=1)
-    plan = Plan((model, other), seconds=35, samples=40, lossy="encoding" in settings)
+    plan = Plan((model, other), seconds=25, samples=30, lossy="encoding" in settings)
     log = tmp_path / "server.log"
     with LocalServer(model, *arguments(json.dumps(settings)), log_path=log, env=CHECKS) as server:
         report = asyncio.run(put_under_load(server, plan))
