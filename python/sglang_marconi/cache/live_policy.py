@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from sglang_marconi.cache.alpha_tuning import AlphaTuning
+from sglang_marconi.cache.pricing import checkpoint_bytes
 from sglang_marconi.observe.events import AlphaChanged
 from sglang_marconi.policy.eviction import EvictionPolicy
 from sglang_marconi.policy.prediction import PredictedReuse
@@ -59,7 +60,7 @@ class LivePolicy:
         if settings.policy == "marconi" and settings.alpha is None:
             setup = Setup(
                 cost=cost,
-                state_bytes=_state_bytes(params, cost),
+                state_bytes=checkpoint_bytes(params, cost),
                 kv_bytes=params.token_to_kv_pool_allocator.size * cost.kv_bytes_per_token,
                 alpha=self._utility.alpha,
                 forms=forms,
@@ -87,11 +88,3 @@ class LivePolicy:
     def _report(self, alpha: float | None) -> None:
         if self._observer is not None:
             self._observer.emit(AlphaChanged(alpha))
-
-
-def _state_bytes(params: CacheInitParams, cost: ModelCost) -> int:
-    """Bytes that checkpoints may fill."""
-    pool: CheckpointPool | None = params.req_to_token_pool.mamba_ckpt_pool
-    if pool is not None:
-        return pool.num_slots * pool.store.layout.page_bytes
-    return int(params.req_to_token_pool.mamba_allocator.size) * cost.state_bytes

@@ -191,13 +191,24 @@ class MarconiMambaComponent(MambaComponent):
         host_frees: dict[ComponentType, list[torch.Tensor]],
         cache_actions: list[CacheAction | ComponentAction],
     ) -> None:
-        """Evict one state. A leaf keeps its KV, which is not what is short."""
+        """Take one step to more room for states, after which SGLang looks again."""
         if tracker[self.component_type] >= self._evict_device_request_cnt:
             return
         victim = timed(self.observer, Decision.EVICTION, self.policy.least_useful_state)
         if victim is not None:
-            self._report_eviction(victim, self.policy.standing_of_state)
-            self._evict(victim, tracker, device_frees, host_frees, cache_actions)
+            self._give_way(victim, tracker, device_frees, host_frees, cache_actions)
+
+    def _give_way(
+        self,
+        victim: PrefixNode,
+        tracker: dict[ComponentType, int],
+        device_frees: dict[ComponentType, list[torch.Tensor]],
+        host_frees: dict[ComponentType, list[torch.Tensor]],
+        cache_actions: list[CacheAction | ComponentAction],
+    ) -> None:
+        """Evict the victim's state. A leaf keeps its KV, which is not what is short."""
+        self._report_eviction(victim, self.policy.standing_of_state)
+        self._evict(victim, tracker, device_frees, host_frees, cache_actions)
 
     def _evict(
         self,

@@ -21,7 +21,7 @@ from sglang.srt.mem_cache.unified_cache.components import ComponentType
 
 from sglang_marconi.cache.checkpoint_pool import CheckpointPool
 from sglang_marconi.cache.mamba_component import MarconiMambaComponent, taken
-from sglang_marconi.observe.events import Decision, Reformed, timed
+from sglang_marconi.observe.events import Reformed
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req
@@ -76,10 +76,10 @@ class PagedMambaComponent(MarconiMambaComponent):
         above = req.kv.cache_protected_len
         if self._is_short() and not self._admits_branch(above, depth):
             return None
-        return self._commit_int8_checkpoint(req.kv.mamba_pool_idx.view(-1))
+        return self._commit_int8_checkpoint(req.kv.mamba_pool_idx)
 
     def _state_at_end(self, req: Req) -> torch.Tensor | None:
-        return self._commit_int8_checkpoint(req.kv.mamba_pool_idx.view(-1))
+        return self._commit_int8_checkpoint(req.kv.mamba_pool_idx)
 
     def _commit_int8_checkpoint(self, active_slots: torch.Tensor) -> torch.Tensor | None:
         """A new checkpoint of the state in a slot; SGLang's name for it, who calls it as well."""
@@ -124,19 +124,15 @@ class PagedMambaComponent(MarconiMambaComponent):
 
     # ---- room ----
 
-    def _evict_device_next_node(
+    def _give_way(
         self,
+        victim: PrefixNode,
         tracker: dict[ComponentType, int],
         device_frees: dict[ComponentType, list[torch.Tensor]],
         host_frees: dict[ComponentType, list[torch.Tensor]],
         cache_actions: list[CacheAction | ComponentAction],
     ) -> None:
-        """Demote, move or evict one state; each is one step, after which SGLang looks again."""
-        if tracker[self.component_type] >= self._evict_device_request_cnt:
-            return
-        victim = timed(self.observer, Decision.EVICTION, self.policy.least_useful_state)
-        if victim is None:
-            return
+        """Demote, move or evict the victim's state, or make it room on the host first."""
         following = self.policy.demotion(victim)
         if following is not None and self.policy.forms[following].host_bytes:
             displaced = self._displaced_on_host()
@@ -147,8 +143,7 @@ class PagedMambaComponent(MarconiMambaComponent):
         node = self.tree_core.node_by_id(victim.handle)
         freed = None if following is None else self._set_form(victim, node, following)
         if freed is None:
-            self._report_eviction(victim, self.policy.standing_of_state)
-            self._evict(victim, tracker, device_frees, host_frees, cache_actions)
+            super()._give_way(victim, tracker, device_frees, host_frees, cache_actions)
         else:
             tracker[self.component_type] += freed
 

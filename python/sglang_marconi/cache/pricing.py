@@ -10,6 +10,7 @@ from sglang_marconi.cost import ModelCost, UnsupportedModelError, from_config, t
 if TYPE_CHECKING:
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 
+    from sglang_marconi.cache.checkpoint_pool import CheckpointPool
     from sglang_marconi.config import Settings
 
 
@@ -42,3 +43,11 @@ def with_pools(cost: ModelCost, params: CacheInitParams) -> ModelCost:
         state_bytes=sum(part.nbytes // part.shape[1] for part in (*states.conv, states.temporal)),
         kv_bytes_per_token=int(kv_bytes) // params.token_to_kv_pool_allocator.size,
     )
+
+
+def checkpoint_bytes(params: CacheInitParams, cost: ModelCost) -> int:
+    """Bytes on the device that checkpoints may fill, some in use by requests without a store."""
+    pool: CheckpointPool | None = params.req_to_token_pool.mamba_ckpt_pool
+    if pool is not None:
+        return pool.num_slots * pool.store.layout.page_bytes
+    return int(params.req_to_token_pool.mamba_allocator.size) * cost.state_bytes

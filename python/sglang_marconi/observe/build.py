@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sglang_marconi.cache.pricing import checkpoint_bytes
 from sglang_marconi.observe.events import AlphaChanged, Observer
 from sglang_marconi.observe.held import Held, Memory
 from sglang_marconi.observe.inspection.snapshot import Inspector
@@ -58,15 +59,13 @@ class Listeners:
 
 def memory_of(params: CacheInitParams, cost: ModelCost) -> Memory:
     """What checkpoints may fill; without a store of theirs, slots that requests compute in."""
+    capacity = {"device": checkpoint_bytes(params, cost)}
     pool = params.req_to_token_pool.mamba_ckpt_pool
     if pool is None:
-        slots = int(params.req_to_token_pool.mamba_allocator.size)
-        return Memory({"device": slots * cost.state_bytes}, cost.state_bytes)
-    store = pool.store
-    page = store.layout.page_bytes
-    capacity = {"device": store.pages * page}
-    if store.forms[-1].host_bytes:
-        capacity["host"] = store.host_pages * page
+        return Memory(capacity, cost.state_bytes)
+    page = pool.store.layout.page_bytes
+    if pool.store.forms[-1].host_bytes:
+        capacity["host"] = pool.store.host_pages * page
     return Memory(capacity, page)
 
 
