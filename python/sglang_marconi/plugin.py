@@ -9,6 +9,8 @@
 | ``PrefillAdder._select_prefill_admission`` (around)   | hook   | end a first chunk on the branch |
 | ``PrefillAdder.add_chunked_req`` (around)             | hook   | end a later chunk on the branch |
 | ``runtime_context.mamba_track_grid`` (around)         | hook   | pages > 1: track at every page  |
+| ``ScheduleBatch.prepare_for_decode`` (before)         | hook   | where the next state is tracked |
+| ``Scheduler.run_batch`` (before)                      | hook   | what each tracking slot holds   |
 | ``PrefillAdder._commit_prefill_admission`` (after)    | hook   | observed: what a request reuses |
 | ``SchedulerInternalStateController``:                 |        |                                 |
 | ``_update_handlers`` (after)                          | hook   | policy and alpha while serving  |
@@ -63,6 +65,8 @@ _FULL = f"{_COMPONENTS}.full.FullComponent"
 _TREE = "sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedTreeCore"
 _STATES = "sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedLRUList"
 _TRACK_GRID = "sglang.srt.runtime_context.mamba_track_grid"
+_DECODE = "sglang.srt.managers.schedule_batch.ScheduleBatch.prepare_for_decode"
+_RUN_BATCH = "sglang.srt.managers.scheduler.Scheduler.run_batch"
 _UPDATES = (
     "sglang.srt.managers.scheduler_components.internal_state."
     "SchedulerInternalStateController._update_handlers"
@@ -82,6 +86,8 @@ _RESOLVE = "sglang.srt.server_args.ServerArgs.resolve_once"
 SEAMS: dict[str, tuple[str, ...]] = {
     _RESOLVE: ("self",),
     _TRACK_GRID: ("tree_page",),
+    _DECODE: ("self",),
+    _RUN_BATCH: ("self", "batch", "pp_proxy_tensors"),
     _UPDATES: ("self",),
     "sglang.srt.managers.scheduler_components.internal_state._UpdateHandler": (
         "validate",
@@ -138,6 +144,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
         "token_ids_len",
         "is_finished",
     ),
+    f"{_MAMBA}._select_finished_checkpoint": ("self", "req", "token_ids_len"),
     f"{_MAMBA}.cleanup_after_caching_req": (
         "self",
         "req",
@@ -269,6 +276,7 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     from sglang_marconi.cache.live_settings import add_updates
     from sglang_marconi.cache.pricing import price_config, with_pools
     from sglang_marconi.cache.radix_cache import MarconiRadixCache, choose_components, has_store
+    from sglang_marconi.cache.tracked_states import TrackedStates
     from sglang_marconi.config import parse_settings
     from sglang_marconi.observe.build import Listeners
     from sglang_marconi.observe.requests import Admissions
@@ -288,10 +296,13 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     cost = with_pools(cost, params)
     listeners = Listeners(settings, params)
     policy = LivePolicy(settings, cost, params, listeners.observer)
-    choose_components(params, policy.eviction, policy.tuning, listeners.observer)
+    tracked = TrackedStates()
+    choose_components(params, policy.eviction, policy.tuning, listeners.observer, tracked=tracked)
     HookRegistry.register(f"{_ADDER}._select_prefill_admission", cut_admission, HookType.AROUND)
     HookRegistry.register(f"{_ADDER}.add_chunked_req", cut_continuation, HookType.AROUND)
     HookRegistry.register(_TRACK_GRID, _track_every_page, HookType.AROUND)
+    HookRegistry.register(_DECODE, tracked.before_decode, HookType.BEFORE)
+    HookRegistry.register(_RUN_BATCH, tracked.launched, HookType.BEFORE)
     HookRegistry.register(_UPDATES, partial(add_updates, policy), HookType.AFTER)
     if listeners.observer is not None:
         admissions = Admissions(listeners.observer)
