@@ -14,6 +14,13 @@ from sglang_marconi.cache.tracked_states import Tracked, TrackedStates
 GRID = 4
 
 
+class Request:
+    """What is looked at of a request."""
+
+    def __init__(self, kv: Any) -> None:
+        self.kv = kv
+
+
 def request(slots: int = 2, empty: tuple[int, ...] = ()) -> Any:
     """A request that has just been given its tracking slots."""
     kv = SimpleNamespace(
@@ -23,7 +30,7 @@ def request(slots: int = 2, empty: tuple[int, ...] = ()) -> Any:
         mamba_last_track_idx=slots - 1,
         mamba_last_track_seqlen=None,
     )
-    return SimpleNamespace(kv=kv)
+    return Request(kv)
 
 
 def decoded(tracked: TrackedStates, req: Any, tokens: int, mode: ForwardMode) -> int | None:
@@ -34,6 +41,7 @@ def decoded(tracked: TrackedStates, req: Any, tokens: int, mode: ForwardMode) ->
     batch: Any = SimpleNamespace(
         forward_mode=mode,
         reqs=[req],
+        decoding_reqs=[req],
         seq_lens_cpu=torch.tensor([tokens]),
         mamba_prefill_track_mask_cpu=[False] if mode is ForwardMode.MIXED else None,
         mamba_track_mask_cpu=None if mode is ForwardMode.MIXED else [tokens % GRID == 0],
@@ -43,6 +51,20 @@ def decoded(tracked: TrackedStates, req: Any, tokens: int, mode: ForwardMode) ->
     tracked.launched(None, batch)
     written = mode is ForwardMode.DECODE and tokens % GRID == 0
     return req.kv.mamba_next_track_idx if written else None
+
+
+def prefilled(
+    tracked: TrackedStates, prefixes: dict[Any, int], tracks: list[bool], decodes: Any = ()
+) -> None:
+    """A prefill of requests that have ``prefixes`` already is launched, with decodes in it."""
+    batch: Any = SimpleNamespace(
+        forward_mode=ForwardMode.MIXED if decodes else ForwardMode.EXTEND,
+        reqs=[*prefixes, *decodes],
+        prefix_lens=list(prefixes.values()),
+        decoding_reqs=list(decodes),
+        mamba_prefill_track_mask_cpu=[*tracks, *([False] * len(decodes))],
+    )
+    tracked.launched(None, batch)
 
 
 @given(
@@ -82,14 +104,7 @@ def test_a_prefill_is_noted_at_the_length_it_was_planned_for() -> None:
     tracked, req, other = TrackedStates(), request(), request()
     for each, tokens in ((req, 64), (other, 128)):
         each.kv.mamba_last_track_idx, each.kv.mamba_last_track_seqlen = 0, tokens
-    tracked.launched(
-        None,
-        SimpleNamespace(
-            forward_mode=ForwardMode.EXTEND,
-            reqs=[req, other],
-            mamba_prefill_track_mask_cpu=[True, False],
-        ),
-    )
+    prefilled(tracked, {req: 0, other: 0}, [True, False])
     assert tracked.newest(req, 100, page_size=16) == Tracked(64, 0)
     assert tracked.newest(other, 200, page_size=16) is None
 
@@ -110,6 +125,16 @@ def test_only_whole_pages_and_slots_that_are_held_are_named() -> None:
     assert tracked.newest(req, 7, page_size=8) is None
     req.kv.mamba_ping_pong_empty[1] = True
     assert tracked.newest(req, 9, page_size=1) == Tracked(4, 0)
+
+
+def test_a_turn_that_goes_back_behind_a_state_loses_it() -> None:
+    tracked, req, beside = TrackedStates(), request(), request()
+    for each in (req, beside):
+        decoded(tracked, each, 4, ForwardMode.DECODE)
+        decoded(tracked, each, 8, ForwardMode.DECODE)
+    prefilled(tracked, {req: 5}, [False], decodes=[beside])
+    assert tracked.newest(req, 9, page_size=1) == Tracked(4, 0)
+    assert tracked.newest(beside, 9, page_size=1) == Tracked(8, 1)
 
 
 def test_new_slots_start_without_a_state() -> None:

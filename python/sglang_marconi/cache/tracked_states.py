@@ -39,7 +39,8 @@ class TrackedStates:
     """The lengths, noted pass by pass; one for each process.
 
     A request that gives its tracking slots back, as at a retraction, starts anew: lengths belong
-    to the tensor that names the slots.
+    to the tensor that names the slots. One that keeps them over the turns of a session, and goes
+    back behind a state, loses that.
     """
 
     def __init__(self) -> None:
@@ -74,8 +75,10 @@ class TrackedStates:
     def launched(self, _scheduler: Any, batch: ScheduleBatch, *_: Any, **__: Any) -> None:
         """Note what this pass writes."""
         if batch.mamba_prefill_track_mask_cpu is not None:
-            # Decodes that ride in a prefill's pass are marked as not tracked.
-            for row, req in enumerate(batch.reqs):
+            # Decodes that ride in a prefill's pass come last, and are not tracked.
+            prefills = len(batch.reqs) - len(batch.decoding_reqs or ())
+            for row, req in enumerate(batch.reqs[:prefills]):
+                self._forget_beyond(req, batch.prefix_lens[row])
                 if batch.mamba_prefill_track_mask_cpu[row]:
                     self._note(req, req.kv.mamba_last_track_idx, req.kv.mamba_last_track_seqlen)
         elif batch.mamba_track_mask_cpu is not None:
@@ -86,6 +89,13 @@ class TrackedStates:
                 if batch.mamba_track_mask_cpu[row]:
                     tokens = int(batch.seq_lens_cpu[row]) if decodes else None
                     self._note(req, batch.mamba_track_buffer_indices[row], tokens)
+
+    def _forget_beyond(self, req: Req, tokens: int) -> None:
+        """States of more tokens than those that a request goes on from are not its own."""
+        slots = req.kv.mamba_ping_pong_track_buffer
+        if slots is not None:
+            noted = self._of(slots)
+            noted[:] = [None if kept is None or kept > tokens else kept for kept in noted]
 
     def _note(self, req: Req, position: int, tokens: int | None) -> None:
         slots = req.kv.mamba_ping_pong_track_buffer
