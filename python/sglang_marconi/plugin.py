@@ -43,6 +43,7 @@ from sglang_marconi.seams import IncompatibleSGLang, require_parameters
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import torch
     from sglang.srt.mem_cache.base_prefix_cache import BasePrefixCache
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
     from sglang.srt.mem_cache.registry import TreeCacheBuildContext
@@ -282,9 +283,7 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     )
     pool = params.req_to_token_pool
     if has_store(pool):
-        # Requests compute on it; without a GPU there is a stand-in.
-        forward = None if pool.device == "cpu" else ctx.tp_worker.model_runner.forward_stream
-        pool.mamba_ckpt_pool.attach(pool.mamba_pool, forward)
+        pool.mamba_ckpt_pool.attach(pool.mamba_pool, stream_of_requests(ctx))
     cost = with_pools(cost, params)
     listeners = Listeners(settings, params)
     policy = LivePolicy(settings, cost, params, listeners.observer)
@@ -309,6 +308,18 @@ def build_tree_core(
     from sglang_marconi.cache.tree_core import MarconiTreeCore
 
     return MarconiTreeCore(params, components)
+
+
+def stream_of_requests(ctx: TreeCacheBuildContext) -> torch.cuda.Stream | None:
+    """The stream on which forward passes run, ``None`` where it is the scheduler's own.
+
+    As ``Scheduler.run_batch`` has it: it changes streams for a pass only with overlap scheduling.
+    """
+    from sglang.srt.runtime_context import get_schedule
+
+    runner = ctx.tp_worker.model_runner
+    apart = runner.device != "cpu" and not get_schedule().disable_overlap_schedule
+    return runner.forward_stream if apart else None
 
 
 def attention_ranks(args: Any) -> int:

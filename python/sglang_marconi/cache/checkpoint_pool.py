@@ -31,8 +31,12 @@ class CheckpointPool:
         self.store = store
 
     def attach(self, states: Any, stream: torch.cuda.Stream | None) -> None:
-        """Get ready to serve: ``stream`` is the one that requests compute on, on a GPU."""
-        self.store.stream = stream
+        """Get ready to serve the requests whose states are in the slots of a ``MambaPool``.
+
+        ``stream``: the one that they compute on, ``None`` where that is the current one in every
+        call that follows.
+        """
+        self.store.serve_on(stream)
         self.store.warm_up(active_tensors(states), _SPARE_SLOT)
 
     @property
@@ -66,7 +70,10 @@ class CheckpointPool:
     def load_to_active(
         self, states: Any, checkpoints: torch.Tensor, active_slots: torch.Tensor
     ) -> None:
-        """Copy checkpoints into slots of SGLang's ``MambaPool``."""
+        """Copy checkpoints into slots of SGLang's ``MambaPool``.
+
+        SGLang calls it on the stream that requests compute on, where it copies slots itself.
+        """
         self.store.load(checkpoints.tolist(), active_tensors(states), active_slots)
 
 
