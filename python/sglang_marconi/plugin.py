@@ -18,6 +18,8 @@
 | ``KVCacheConfigurator._handle_max_mamba_cache``       | hook   | slots become the store's bytes  |
 | ``KVCacheConfigurator._calculate_mamba_ratio``        | hook   | slots that a request needs then |
 | ``maybe_init_int8_mamba_checkpoint_pool`` (around)    | hook   | build the store                 |
+| ``SchedulerWeightUpdaterManager``:                    |        |                                 |
+| ``release_memory_occupation`` (before)                | hook   | a store ends its work first     |
 | ``io_struct.hook_custom_types``, a control request    | public | the page: ask the scheduler     |
 | ``Scheduler.init_request_dispatcher`` (after)         | hook   | the page: answer                |
 | ``http_server.set_global_state`` (after)              | hook   | the page: its routes            |
@@ -45,6 +47,7 @@ from sglang_marconi.seams import IncompatibleSGLang, require_parameters
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import torch
     from sglang.srt.mem_cache.base_prefix_cache import BasePrefixCache
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
     from sglang.srt.mem_cache.registry import TreeCacheBuildContext
@@ -80,6 +83,10 @@ _COMMIT_ADMISSION = f"{_ADDER}._commit_prefill_admission"
 _DISPATCHER = "sglang.srt.managers.scheduler.Scheduler.init_request_dispatcher"
 _HTTP = "sglang.srt.entrypoints.http_server"
 _KV_EVENTS = "sglang.srt.mem_cache.events.KVCacheEventRecorder"
+_RELEASE_MEMORY = (
+    "sglang.srt.managers.scheduler_components.weight_updater."
+    "SchedulerWeightUpdaterManager.release_memory_occupation"
+)
 _RESOLVE = "sglang.srt.server_args.ServerArgs.resolve_once"
 
 # SGLang's functions that we hook or override, with the parameters we rely on.
@@ -107,6 +114,8 @@ SEAMS: dict[str, tuple[str, ...]] = {
         "has_chunked_req",
     ),
     f"{_ADDER}.add_chunked_req": ("self", "req"),
+    _RELEASE_MEMORY: ("self", "recv_req"),
+    "sglang.srt.mem_cache.memory_pool.MambaPool.get_contiguous_buf_infos": ("self",),
     _COMMIT_ADMISSION: ("self", "req", "admission", "mamba_gap_reserve"),
     _DISPATCHER: ("self",),
     f"{_HTTP}.set_global_state": ("global_state",),
@@ -290,9 +299,8 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     )
     pool = params.req_to_token_pool
     if has_store(pool):
-        # Requests compute on it; without a GPU there is a stand-in.
-        forward = None if pool.device == "cpu" else ctx.tp_worker.model_runner.forward_stream
-        pool.mamba_ckpt_pool.attach(pool.mamba_pool, forward)
+        pool.mamba_ckpt_pool.attach(pool.mamba_pool, stream_of_requests(ctx))
+        HookRegistry.register(_RELEASE_MEMORY, pool.mamba_ckpt_pool.release, HookType.BEFORE)
     cost = with_pools(cost, params)
     listeners = Listeners(settings, params)
     policy = LivePolicy(settings, cost, params, listeners.observer)
@@ -320,6 +328,18 @@ def build_tree_core(
     from sglang_marconi.cache.tree_core import MarconiTreeCore
 
     return MarconiTreeCore(params, components)
+
+
+def stream_of_requests(ctx: TreeCacheBuildContext) -> torch.cuda.Stream | None:
+    """The stream on which forward passes run, ``None`` where it is the scheduler's own.
+
+    As ``Scheduler.run_batch`` has it: it changes streams for a pass only with overlap scheduling.
+    """
+    from sglang.srt.runtime_context import get_schedule
+
+    runner = ctx.tp_worker.model_runner
+    apart = runner.device != "cpu" and not get_schedule().disable_overlap_schedule
+    return runner.forward_stream if apart else None
 
 
 def attention_ranks(args: Any) -> int:
