@@ -265,16 +265,16 @@ class MarconiMambaComponent(MambaComponent):
     def _prepare_finished(
         self, req: Req, insert_params: InsertParams, token_ids_len: int
     ) -> int | None:
-        # ReplaySSM leaves the slot some tokens behind the live state.
-        replays = self.cache.req_to_token_pool.mamba_pool.replayssm_write_pos is not None
+        if self.cache.req_to_token_pool.mamba_pool.replayssm_write_pos is not None:
+            return self._prepare_replayed(req, insert_params, token_ids_len)
         # Under the overlap scheduler the device is one token ahead of the result
         # just read; SGLang counts that token as committed, so the two agree.
         at = last_token(token_ids_len, req.kv.kv_committed_len, self._page_size)
-        if at is not None and not replays:
+        if at is not None:
             self._reason = Reason.END
             insert_params.mamba_value = self._state_at_end(req)
             return at
-        if not self.cache.enable_mamba_extra_buffer and not replays:
+        if not self.cache.enable_mamba_extra_buffer:
             return token_ids_len
         tracked = super().prepare_for_caching_req(
             req, insert_params, token_ids_len, is_finished=True
@@ -287,6 +287,21 @@ class MarconiMambaComponent(MambaComponent):
             return int(tracked)
         self._store_inside_prompt(req, insert_params, tracked)
         return token_ids_len
+
+    def _prepare_replayed(self, req: Req, insert_params: InsertParams, token_ids_len: int) -> int:
+        """ReplaySSM: the slot is behind by the decoded tokens in its ring, which are given up.
+
+        It may still stand for more than ``token_ids_len``: thinking that is stripped from the
+        cache has been computed, too. Nothing is kept then.
+        """
+        write_pos = self.cache.req_to_token_pool.mamba_pool.replayssm_write_pos
+        at = int(req.kv.kv_committed_len - write_pos[req.kv.mamba_pool_idx])
+        if at > token_ids_len:
+            return token_ids_len
+        write_pos[req.kv.mamba_pool_idx] = 0
+        self._reason = Reason.TRACKED
+        insert_params.mamba_value = self._state_at_end(req)
+        return at
 
     def _store_inside_prompt(self, req: Req, insert_params: InsertParams, at: int) -> None:
         """Put a tracked state on the request's path, above the end of its own prompt.

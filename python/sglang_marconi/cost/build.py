@@ -8,7 +8,7 @@ from sglang_marconi.cost.config_view import ConfigView
 from sglang_marconi.cost.encoding import RecurrentPart
 from sglang_marconi.cost.families import layers_of
 from sglang_marconi.cost.layer import LayerCost
-from sglang_marconi.cost.model import ModelCost, WindowCost, pass_flops_of
+from sglang_marconi.cost.model import ModelCost, WindowCost
 
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _DEFAULT_STATE_DTYPE = "float32"
