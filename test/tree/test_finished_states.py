@@ -5,15 +5,19 @@ With the cache's options that let the length of the request's KV differ from tha
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import pytest
 import torch
+from sglang.srt.managers.schedule_batch import FINISH_MATCHED_STR, Req
 from sglang.srt.mem_cache import common
+from sglang.srt.sampling.sampling_params import SamplingParams
 from sglang.test.kits.unified_radix_cache.config import CacheConfig
 from sglang_marconi.cost import token_length_cost
 from sglang_marconi.policy.eviction import EvictionPolicy
@@ -151,4 +155,34 @@ def test_replayed_states_stand_for_what_is_folded_into_them(thinks: bool, reply:
     else:
         serving.finish(flight)
         assert serving.kept() == [folded]
+    serving.assert_nothing_is_lost()
+
+
+def test_sglang_ends_a_request_of_no_numbers_with_the_reason_that_is_looked_for() -> None:
+    reason: Any = broken_down(Req("1", "", array("q", [1]), SamplingParams(max_new_tokens=9)))
+    assert isinstance(reason, FINISH_MATCHED_STR)
+
+
+def broken_down(req: Req) -> object:
+    """How SGLang ends a request whose token was drawn from what is no number."""
+    req.sampling_params.max_new_tokens = 100
+    req.vocab_size = 50
+    req.eos_token_ids = {0}
+    req.output_ids.append(2**31)
+    req.update_finish_state()
+    return req.finished_reason
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_what_is_no_number_is_not_kept(strategy: str) -> None:
+    cfg = STRATEGIES[strategy]
+    serving = MarkedServing(cfg)
+    track = 12 if cfg.enable_mamba_extra_buffer else None
+    flight = serving.run(PROMPT, range(20, 24), track=track)
+    flight.req.output_ids.pop()
+    reason = broken_down(flight.req)
+    serving.end(flight, reason, tracked=track)
+    assert serving.kept() == []
+    # The prompt's KV was there before; the reply's is not offered to others.
+    assert serving.match([*PROMPT, *range(20, 24)]).full_kv_hit_length == len(PROMPT)
     serving.assert_nothing_is_lost()

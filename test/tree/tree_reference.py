@@ -305,10 +305,21 @@ class Serving:
 
         ``tracked`` and ``tracked_before``: the prefixes whose states are in tracking slots.
         """
-        req = flight.req
-        req.finished_reason = FINISH_LENGTH(length=0)
         if unwanted:
-            req.finished_len = len(flight.reply) - unwanted
+            flight.req.finished_len = len(flight.reply) - unwanted
+        self.end(flight, FINISH_LENGTH(length=0), tracked=tracked, tracked_before=tracked_before)
+
+    def end(
+        self,
+        flight: Flight,
+        reason: Any,
+        *,
+        tracked: int | None = None,
+        tracked_before: int | None = None,
+    ) -> None:
+        """The request ends for a reason of SGLang's."""
+        req = flight.req
+        req.finished_reason = reason
         req.kv.mamba_last_track_seqlen = tracked
         req.kv.mamba_prev_track_seqlen = tracked_before
         release_kv_cache(req, self.cache, checkpoint=True)

@@ -22,6 +22,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
+from sglang.srt.managers.schedule_batch import FINISH_MATCHED_STR
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang.srt.mem_cache.unified_cache.components import (
@@ -252,6 +253,9 @@ class MarconiMambaComponent(MambaComponent):
         Returns the prefix length in tokens; 0 inserts nothing.
         """
         if is_finished:
+            if _gave_no_number(req):
+                # Nor may its state and its KV be numbers, for all who would reuse them.
+                return 0
             if self._tuning is not None:
                 self._tuning.finished(len(req.origin_input_ids), req.full_untruncated_fill_ids)
             return self._prepare_finished(req, insert_params, token_ids_len)
@@ -435,6 +439,12 @@ def taken(insert_params: InsertParams | None, insert_result: InsertResult | None
         and insert_result is not None
         and not insert_result.mamba_exist
     )
+
+
+def _gave_no_number(req: Req) -> bool:
+    """Whether a request ended because no token could be drawn from what the model computed."""
+    reason = req.finished_reason
+    return isinstance(reason, FINISH_MATCHED_STR) and reason.matched == "NaN happened"
 
 
 def _live_slot(req: Req) -> torch.Tensor:
