@@ -103,6 +103,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
     _PUBLISH: ("server_args", "role", "hf_config", "ranks"),
     f"{_CONFIGURATOR}._handle_max_mamba_cache": ("self", "total_rest_memory"),
     f"{_CONFIGURATOR}._calculate_mamba_ratio": ("self",),
+    "sglang.srt.runtime_context.derive_attn_tp_size": ("tp_size", "attn_cp_size", "attn_dp_size"),
     _CHECKPOINT_POOL: ("mamba_size", "cache_params", "mamba_layer_ids", "device"),
     f"{_ADDER}._select_prefill_admission": (
         "self",
@@ -277,6 +278,7 @@ def seam_differences() -> Iterator[IncompatibleSGLang]:
 
 def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     """The factory behind ``--radix-cache-backend marconi``; runs in the scheduler process."""
+    from sglang.srt.arg_groups.overrides import resolving_view
     from sglang.srt.mem_cache.registry import create_unified_radix_cache
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
@@ -294,9 +296,8 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     settings = parse_settings(params.eviction_policy_config)
     # SGLang's own policies would reject our keys.
     params.eviction_policy_config = None
-    cost = price_config(
-        ctx.model_config.hf_config, settings, tp_size=attention_ranks(ctx.server_args)
-    )
+    ranks = attention_ranks(resolving_view(ctx.server_args))
+    cost = price_config(ctx.model_config.hf_config, settings, tp_size=ranks)
     pool = params.req_to_token_pool
     if has_store(pool):
         pool.mamba_ckpt_pool.attach(pool.mamba_pool, stream_of_requests(ctx))
@@ -343,8 +344,19 @@ def stream_of_requests(ctx: TreeCacheBuildContext) -> torch.cuda.Stream | None:
 
 
 def attention_ranks(args: Any) -> int:
-    """Over how many ranks heads and channels are divided."""
-    ranks: int = args.tp_size // args.dp_size if args.enable_dp_attention else args.tp_size
+    """Over how many ranks heads and channels are divided.
+
+    ``args``: SGLang's arguments, before or after their resolution, which turns ``--dp-size N
+    --enable-dp-attention`` into ``--attn-dp-size N``.
+    """
+    from sglang.srt.runtime_context import derive_attn_tp_size
+
+    replicas = args.attn_dp_size
+    if args.enable_dp_attention and replicas == 1:
+        replicas = args.dp_size
+    ranks: int = derive_attn_tp_size(
+        tp_size=args.tp_size, attn_cp_size=args.attn_cp_size, attn_dp_size=replicas
+    )
     return ranks
 
 

@@ -316,10 +316,21 @@ class Serving:
 
         ``tracked`` and ``tracked_before``: the prefixes whose states are in tracking slots.
         """
-        req = flight.req
-        req.finished_reason = FINISH_LENGTH(length=0)
         if unwanted:
-            req.finished_len = len(flight.reply) - unwanted
+            flight.req.finished_len = len(flight.reply) - unwanted
+        self.end(flight, FINISH_LENGTH(length=0), tracked=tracked, tracked_before=tracked_before)
+
+    def end(
+        self,
+        flight: Flight,
+        reason: Any,
+        *,
+        tracked: int | None = None,
+        tracked_before: int | None = None,
+    ) -> None:
+        """The request ends for a reason of SGLang's."""
+        req = flight.req
+        req.finished_reason = reason
         for tokens in (tracked_before, tracked):
             self._decode_tracks(req, tokens)
         release_kv_cache(req, self.cache, checkpoint=True)

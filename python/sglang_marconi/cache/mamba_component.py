@@ -22,6 +22,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
+from sglang.srt.managers.schedule_batch import FINISH_MATCHED_STR
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang.srt.mem_cache.unified_cache.components import (
@@ -256,6 +257,9 @@ class MarconiMambaComponent(MambaComponent):
         Returns the prefix length in tokens; 0 inserts nothing.
         """
         if is_finished:
+            if _gave_no_number(req):
+                # Nor may its state and its KV be numbers, for all who would reuse them.
+                return 0
             if self._tuning is not None:
                 self._tuning.finished(len(req.origin_input_ids), req.full_untruncated_fill_ids)
             return self._prepare_finished(req, insert_params, token_ids_len)
@@ -269,16 +273,16 @@ class MarconiMambaComponent(MambaComponent):
     def _prepare_finished(
         self, req: Req, insert_params: InsertParams, token_ids_len: int
     ) -> int | None:
-        # ReplaySSM leaves the slot some tokens behind the live state.
-        replays = self.cache.req_to_token_pool.mamba_pool.replayssm_write_pos is not None
+        if self.cache.req_to_token_pool.mamba_pool.replayssm_write_pos is not None:
+            return self._prepare_replayed(req, insert_params, token_ids_len)
         # Under the overlap scheduler the device is one token ahead of the result
         # just read; SGLang counts that token as committed, so the two agree.
         at = last_token(token_ids_len, req.kv.kv_committed_len, self._page_size)
-        if at is not None and not replays:
+        if at is not None:
             self._reason = Reason.END
             insert_params.mamba_value = self._state_at_end(req)
             return at
-        if not self.cache.enable_mamba_extra_buffer and not replays:
+        if not self.cache.enable_mamba_extra_buffer:
             return token_ids_len
         tracked = super().prepare_for_caching_req(
             req, insert_params, token_ids_len, is_finished=True
@@ -295,6 +299,21 @@ class MarconiMambaComponent(MambaComponent):
     def _select_finished_checkpoint(self, req: Req, token_ids_len: int) -> tuple[int, int] | None:
         """A tracked state to keep, as its length and the entry of its slot."""
         return self._tracked.newest(req, token_ids_len, self._page_size)
+
+    def _prepare_replayed(self, req: Req, insert_params: InsertParams, token_ids_len: int) -> int:
+        """ReplaySSM: the slot is behind by the decoded tokens in its ring, which are given up.
+
+        It may still stand for more than ``token_ids_len``: thinking that is stripped from the
+        cache has been computed, too. Nothing is kept then.
+        """
+        write_pos = self.cache.req_to_token_pool.mamba_pool.replayssm_write_pos
+        at = int(req.kv.kv_committed_len - write_pos[req.kv.mamba_pool_idx])
+        if at > token_ids_len:
+            return token_ids_len
+        write_pos[req.kv.mamba_pool_idx] = 0
+        self._reason = Reason.TRACKED
+        insert_params.mamba_value = self._state_at_end(req)
+        return at
 
     def _store_inside_prompt(self, req: Req, insert_params: InsertParams, at: int) -> None:
         """Put a tracked state on the request's path, above the end of its own prompt.
@@ -428,6 +447,12 @@ def taken(insert_params: InsertParams | None, insert_result: InsertResult | None
         and insert_result is not None
         and not insert_result.mamba_exist
     )
+
+
+def _gave_no_number(req: Req) -> bool:
+    """Whether a request ended because no token could be drawn from what the model computed."""
+    reason = req.finished_reason
+    return isinstance(reason, FINISH_MATCHED_STR) and reason.matched == "NaN happened"
 
 
 def _live_slot(req: Req) -> torch.Tensor:

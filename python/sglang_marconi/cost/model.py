@@ -8,6 +8,10 @@ from sglang_marconi.cost.encoding import RecurrentPart
 
 _NONE = RecurrentPart()
 
+FLOPS_PER_BYTE = 295
+"""What an H100 SXM computes in bf16 while it reads a byte: 989.4 TFLOP/s over 3.35 TB/s (its data
+sheet). An A100 has 156, a B200 281."""
+
 
 @dataclass(frozen=True, slots=True)
 class WindowCost:
@@ -41,7 +45,8 @@ class ModelCost:
     ``active_parameters`` (those one token is multiplied with) tell whether a config was
     read well: they should be close to what the model's name says. Both are 0 where there
     is no model, as in `token_length_cost`. ``recurrent``: the part of ``state_bytes`` that an
-    encoding may round.
+    encoding may round. ``pass_flops``: what a forward pass costs however few tokens it computes,
+    see `pass_flops_of`; 0: nothing.
     """
 
     flops_per_token: float
@@ -52,6 +57,7 @@ class ModelCost:
     parameters: float = 0.0
     active_parameters: float = 0.0
     recurrent: RecurrentPart = _NONE
+    pass_flops: float = 0.0
 
     def encoded_state_bytes(self, encoding: str) -> int:
         """One checkpoint in one of `ENCODINGS`, none larger than it is exact.
@@ -93,11 +99,26 @@ class ModelCost:
         )
 
 
+def pass_flops_of(weight_bytes: float) -> float:
+    """FLOPs that a device computes in the time in which a pass reads ``weight_bytes`` of weights.
+
+    The ridge of the roofline (Williams, Waterman and Patterson, CACM 52(4), 2009): a pass takes
+    the longer of reading its weights and computing its tokens, so one that computes fewer FLOPs
+    than these takes no less time.
+    """
+    return FLOPS_PER_BYTE * weight_bytes
+
+
 def token_length_cost(*, state_bytes: int, kv_bytes_per_token: int) -> ModelCost:
-    """For a model that no formula covers: every token costs one unit, wherever it stands."""
+    """For a model that no formula covers: every token costs one unit, wherever it stands.
+
+    A pass costs what it does for a dense model of 16-bit weights: 2 FLOPs a token for each weight
+    of 2 bytes.
+    """
     return ModelCost(
         flops_per_token=1.0,
         flops_per_token_squared=0.0,
         state_bytes=state_bytes,
         kv_bytes_per_token=kv_bytes_per_token,
+        pass_flops=pass_flops_of(1.0),
     )
