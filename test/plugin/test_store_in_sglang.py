@@ -66,3 +66,20 @@ def test_the_store_works_on_the_stream_of_forward_passes(
     runner = SimpleNamespace(device=device, forward_stream="forward")
     ctx: Any = SimpleNamespace(tp_worker=SimpleNamespace(model_runner=runner))
     assert plugin.stream_of_requests(ctx) == stream
+
+
+# ---- what a slot holds ----
+
+
+def test_a_load_leaves_no_replay_behind() -> None:
+    slots = states(enable_linear_replayssm=True)
+    pool = pool_for(slots)
+    pool.attach(slots, None)
+    assert slots.replayssm_write_pos is not None
+    checkpoint = pool.alloc()
+    assert checkpoint is not None
+    pool.store_from_active(slots, torch.tensor([1]), checkpoint)
+    # What the request before left in its ring.
+    slots.replayssm_write_pos.fill_(5)
+    pool.load_to_active(slots, checkpoint.repeat(2), torch.tensor([3, 2]))
+    assert slots.replayssm_write_pos.tolist() == [5, 5, 0, 0, 5]

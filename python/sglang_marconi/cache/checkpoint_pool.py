@@ -75,6 +75,9 @@ class CheckpointPool:
         SGLang calls it on the stream that requests compute on, where it copies slots itself.
         """
         self.store.load(checkpoints.tolist(), active_tensors(states), active_slots)
+        if states.replayssm_write_pos is not None:
+            # Tokens that the slot's state lags behind; a loaded state lags behind none.
+            states.replayssm_write_pos.index_fill_(0, active_slots, 0)
 
 
 def active_tensors(states: Any) -> list[torch.Tensor]:
