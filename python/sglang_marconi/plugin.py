@@ -102,6 +102,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
         "has_chunked_req",
     ),
     f"{_ADDER}.add_chunked_req": ("self", "req"),
+    "sglang.srt.mem_cache.memory_pool.MambaPool.get_contiguous_buf_infos": ("self",),
     _COMMIT_ADMISSION: ("self", "req", "admission", "mamba_gap_reserve"),
     _DISPATCHER: ("self",),
     f"{_HTTP}.set_global_state": ("global_state",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,15 +10,21 @@ import pytest
 import torch
 from marconi_kernels import Encoding, StateLayout
 from sglang.srt import runtime_context
+from sglang.srt.arg_groups import model_override_base
 from sglang.srt.configs.mamba_utils import (
     KimiLinearCacheParams,
     KimiLinearStateShape,
     Mamba2StateDType,
 )
+from sglang.srt.configs.qwen4_exp import Qwen4ExpConfig
 from sglang.srt.mem_cache.memory_pool import MambaPool
+from sglang.srt.mem_cache.ple_state_pool import NGramPool, ShortConvPool
 from sglang_marconi import plugin
 from sglang_marconi.cache.checkpoint_pool import CheckpointPool, active_tensors
+from sglang_marconi.compatibility import UnsupportedConfiguration, store_refusals
 from sglang_marconi.config import Settings
+from sglang_marconi.doctor import Finding
+from sglang_marconi.doctor.server import check_server
 from sglang_marconi.pool import CheckpointStore, store_size
 
 CPU = torch.device("cpu")
@@ -83,3 +90,69 @@ def test_a_load_leaves_no_replay_behind() -> None:
     slots.replayssm_write_pos.fill_(5)
     pool.load_to_active(slots, checkpoint.repeat(2), torch.tensor([3, 2]))
     assert slots.replayssm_write_pos.tolist() == [5, 5, 0, 0, 5]
+
+
+def test_all_that_sglang_keeps_of_a_slot_is_checkpointed() -> None:
+    # Several convolutions, the rings of ReplaySSM and what drafts leave.
+    for options in ({}, {"enable_linear_replayssm": True}, {"speculative_num_draft_tokens": 3}):
+        slots = states(**options)
+        pool_for(slots).attach(slots, None)
+
+
+@pytest.mark.parametrize("side", ["convolution", "ngrams"])
+def test_further_state_in_a_slot_is_refused_before_the_first_request(side: str) -> None:
+    slots = states()
+    pool = pool_for(slots)
+    if side == "ngrams":
+        state: Any = NGramPool(size=SLOTS, context_len=2, eos_token_id=0, device="cpu")
+    else:
+        state = ShortConvPool(
+            size=SLOTS, state_shape=(8, 3), layer_ids=[1], dtype=torch.float32, device="cpu"
+        )
+    slots.register_slot_state(state)
+    with pytest.raises(UnsupportedConfiguration, match=r"checkpoint_memory.*share the slots"):
+        pool.attach(slots, None)
+
+
+@pytest.mark.parametrize(("layers", "refused"), [([2], True), ([], False), (None, False)])
+def test_a_model_with_further_state_is_refused_by_its_config(
+    layers: list[int] | None, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Qwen4ExpConfig(text_config={"ple_layer_ids": layers})
+    monkeypatch.setattr(
+        model_override_base, "model_config_of", lambda _args: SimpleNamespace(hf_config=config)
+    )
+    args = SimpleNamespace(enable_unified_memory=False, enable_pdmux=False)
+    found = [str(refusal) for refusal in store_refusals(STORE) if refusal.applies(args)]
+    assert len(found) == refused
+    assert all("Qwen4-Exp" in message and "share the slots" in message for message in found)
+    assert store_refusals(Settings()) == ()
+
+
+def test_streams_of_their_own_for_prefill_and_decode_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = SimpleNamespace(get_text_config=object)
+    monkeypatch.setattr(
+        model_override_base, "model_config_of", lambda _args: SimpleNamespace(hf_config=config)
+    )
+    args = SimpleNamespace(enable_unified_memory=False, enable_pdmux=True)
+    assert [r.option for r in store_refusals(STORE) if r.applies(args)] == ["--enable-pdmux"]
+
+
+# ---- doctor ----
+
+
+def test_doctor_says_that_a_store_does_not_go_with_the_model(tmp_path: Path) -> None:
+    config = Qwen4ExpConfig(
+        text_config={"ple_layer_ids": [2], "num_hidden_layers": 4, "eos_token_id": 1}
+    )
+    config.architectures = ["Qwen4ExpForConditionalGeneration"]
+    config.save_pretrained(tmp_path)
+    store = ("--radix-eviction-policy-config", '{"checkpoint_memory": 0.5}')
+    found: list[Finding] = []
+    check_server(["--model-path", str(tmp_path), "--device", "cpu", *store], found.append)
+    row = next(row for row in found if row.check == "checkpoint_memory, encoding or host_memory")
+    assert row.status == "problem"
+    assert "Qwen4-Exp" in row.found
+    assert "omit checkpoint_memory" in row.remedy
