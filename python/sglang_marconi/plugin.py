@@ -16,6 +16,8 @@
 | ``KVCacheConfigurator._handle_max_mamba_cache``       | hook   | slots become the store's bytes  |
 | ``KVCacheConfigurator._calculate_mamba_ratio``        | hook   | slots that a request needs then |
 | ``maybe_init_int8_mamba_checkpoint_pool`` (around)    | hook   | build the store                 |
+| ``SchedulerWeightUpdaterManager``:                    |        |                                 |
+| ``release_memory_occupation`` (before)                | hook   | a store ends its work first     |
 | ``io_struct.hook_custom_types``, a control request    | public | the page: ask the scheduler     |
 | ``Scheduler.init_request_dispatcher`` (after)         | hook   | the page: answer                |
 | ``http_server.set_global_state`` (after)              | hook   | the page: its routes            |
@@ -77,6 +79,10 @@ _COMMIT_ADMISSION = f"{_ADDER}._commit_prefill_admission"
 _DISPATCHER = "sglang.srt.managers.scheduler.Scheduler.init_request_dispatcher"
 _HTTP = "sglang.srt.entrypoints.http_server"
 _KV_EVENTS = "sglang.srt.mem_cache.events.KVCacheEventRecorder"
+_RELEASE_MEMORY = (
+    "sglang.srt.managers.scheduler_components.weight_updater."
+    "SchedulerWeightUpdaterManager.release_memory_occupation"
+)
 _RESOLVE = "sglang.srt.server_args.ServerArgs.resolve_once"
 
 # SGLang's functions that we hook or override, with the parameters we rely on.
@@ -102,6 +108,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
         "has_chunked_req",
     ),
     f"{_ADDER}.add_chunked_req": ("self", "req"),
+    _RELEASE_MEMORY: ("self", "recv_req"),
     "sglang.srt.mem_cache.memory_pool.MambaPool.get_contiguous_buf_infos": ("self",),
     _COMMIT_ADMISSION: ("self", "req", "admission", "mamba_gap_reserve"),
     _DISPATCHER: ("self",),
@@ -285,6 +292,7 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     pool = params.req_to_token_pool
     if has_store(pool):
         pool.mamba_ckpt_pool.attach(pool.mamba_pool, stream_of_requests(ctx))
+        HookRegistry.register(_RELEASE_MEMORY, pool.mamba_ckpt_pool.release, HookType.BEFORE)
     cost = with_pools(cost, params)
     listeners = Listeners(settings, params)
     policy = LivePolicy(settings, cost, params, listeners.observer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,15 +19,18 @@ from sglang.srt.configs.mamba_utils import (
     Mamba2StateDType,
 )
 from sglang.srt.configs.qwen4_exp import Qwen4ExpConfig
+from sglang.srt.constants import GPU_MEMORY_TYPE_KV_CACHE
 from sglang.srt.mem_cache.memory_pool import MambaPool
 from sglang.srt.mem_cache.ple_state_pool import NGramPool, ShortConvPool
 from sglang_marconi import plugin
+from sglang_marconi.cache import memory_split
 from sglang_marconi.cache.checkpoint_pool import CheckpointPool, active_tensors
 from sglang_marconi.compatibility import UnsupportedConfiguration, store_refusals
 from sglang_marconi.config import Settings
 from sglang_marconi.doctor import Finding
 from sglang_marconi.doctor.server import check_server
 from sglang_marconi.pool import CheckpointStore, store_size
+from torch.utils._python_dispatch import TorchDispatchMode
 
 CPU = torch.device("cpu")
 SLOTS = 4
@@ -138,6 +143,75 @@ def test_streams_of_their_own_for_prefill_and_decode_are_refused(
     )
     args = SimpleNamespace(enable_unified_memory=False, enable_pdmux=True)
     assert [r.option for r in store_refusals(STORE) if r.applies(args)] == ["--enable-pdmux"]
+
+
+# ---- memory saver ----
+
+
+class Region(TorchDispatchMode):
+    """Notes the bytes of what is allocated inside."""
+
+    def __init__(self, saver: Saver) -> None:
+        super().__init__()
+        self.saver = saver
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if function is torch.ops.aten.empty.memory_format:
+            self.saver.allocated.append(result.nbytes)
+        return result
+
+
+class Saver:
+    """A stand-in for SGLang's adapter of its memory saver."""
+
+    def __init__(self) -> None:
+        self.tags: list[str] = []
+        self.allocated: list[int] = []
+
+    @contextmanager
+    def region(self, tag: str) -> Iterator[None]:
+        self.tags.append(tag)
+        with Region(self):
+            yield
+
+
+def test_the_memory_saver_has_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    saver, asked = Saver(), []
+
+    def create(*, enable: bool) -> Saver:
+        asked.append(enable)
+        return saver
+
+    monkeypatch.setattr(memory_split.TorchMemorySaverAdapter, "create", create)
+    features = SimpleNamespace(enable_memory_saver=True)
+    monkeypatch.setattr(memory_split, "get_exec", lambda: SimpleNamespace(features=features))
+    builder = memory_split.StoreBuilder(Settings(checkpoint_memory=0.5, host_memory="1MB"))
+    builder._split = memory_split.MemorySplit(active_slots=2, store_bytes=1_000_000)
+    pool = builder.build_pool(
+        lambda: None,
+        mamba_size=2,
+        cache_params=cache_params(),
+        mamba_layer_ids=[0, 2],
+        device="cpu",
+    )
+    assert asked == [True]
+    assert saver.tags == [GPU_MEMORY_TYPE_KV_CACHE]
+    store = pool.store
+    assert (store.pages + store.layout.pages(Encoding.EXACT)) * store.layout.page_bytes in (
+        saver.allocated
+    )
+
+
+def test_the_store_is_at_rest_before_its_memory_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    slots = states()
+    pool = pool_for(slots)
+    finished = []
+    monkeypatch.setattr(pool.store, "finish", lambda: finished.append(True))
+    pool.release("manager", "request")
+    assert finished == [True]
 
 
 # ---- doctor ----

@@ -43,6 +43,10 @@ class CheckpointPool:
         self.store.serve_on(stream)
         self.store.warm_up(active_tensors(states), _SPARE_SLOT)
 
+    def release(self, *_: Any) -> None:
+        """SGLang is about to take the store's memory away, and to flush what it holds."""
+        self.store.finish()
+
     @property
     def num_slots(self) -> int:
         """Pages in all."""
