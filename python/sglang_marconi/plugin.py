@@ -157,6 +157,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
     f"{_MAMBA}.value_len": ("self", "node"),
     f"{_MAMBA}.reclaimable_value_len": ("self", "node"),
     f"{_MAMBA}.finalize_match_result_in_cache": ("self", "params", "result"),
+    f"{_MAMBA}._select_finished_checkpoint": ("self", "req", "token_ids_len"),
     f"{_MAMBA}._commit_int8_checkpoint": ("self", "active_slots"),
     f"{_MAMBA}._free_mamba_value": ("self", "mamba_value"),
     f"{_MAMBA}.refresh_lru": ("self", "phase", "node", "root_node"),
