@@ -288,6 +288,7 @@ class MarconiMambaComponent(MambaComponent):
             req, insert_params, token_ids_len, is_finished=True
         )
         if not tracked or insert_params.mamba_value is None:
+            self._withdraw(insert_params)
             insert_params.mamba_value = insert_params.mamba_keep_idx = None
             return token_ids_len
         self._reason = Reason.TRACKED
@@ -347,7 +348,7 @@ class MarconiMambaComponent(MambaComponent):
         return _live_slot(req)
 
     def _withdraw(self, insert_params: InsertParams) -> None:
-        """The tree has had the state that ``insert_params`` offered it."""
+        """The tree does not get the state, if any, that ``insert_params`` was to offer it."""
         insert_params.mamba_keep_idx = None
 
     def cleanup_after_caching_req(
@@ -389,7 +390,7 @@ class MarconiMambaComponent(MambaComponent):
         req.kv.mamba_pool_idx = slot[0]
         write_pos = self.cache.req_to_token_pool.mamba_pool.replayssm_write_pos
         if write_pos is not None:
-            write_pos[req.kv.mamba_pool_idx] = 0
+            write_pos.index_fill_(0, slot, 0)
 
     def _release_tracking_slots(self, req: Req) -> None:
         """Free what a finished request holds beside the state the tree has taken.
