@@ -49,6 +49,10 @@ class Sender:
         """So many random ids."""
         return tuple(self._random.choices(self._ids, k=count))
 
+    def number(self, least: int, most: int) -> int:
+        """A random one of those."""
+        return self._random.randint(least, most)
+
     async def ask(self, request: Request, *, keep: bool = True) -> Answer:
         """Send a request alone; ``keep``: its answer is to be compared."""
         [answer] = await self.together([request], keep=keep)
@@ -64,23 +68,30 @@ class Sender:
         self,
         requests: Sequence[Request],
         *,
-        gap: float = 0.0,
+        at_once: int | None = None,
         broken_off: Sequence[Sent] = (),
         keep: bool = True,
     ) -> list[Answer]:
-        """Send requests ``gap`` seconds after one another, none waiting for the answers.
+        """Send requests at once, or as many at a time; ``broken_off`` are sent beside them."""
+        places = asyncio.Semaphore(at_once or len(requests))
+        start = perf_counter()
 
-        ``broken_off`` are sent beside them.
-        """
-        sent = [Sent(request, number * gap) for number, request in enumerate(requests)]
-        self.steps.append([*sent, *broken_off])
-        answers = await send_step(self.server, self.steps[-1])
-        found = [answer for answer in answers if answer is not None]
+        async def send(request: Request) -> tuple[Sent, Answer]:
+            async with places:
+                sent = Sent(request, perf_counter() - start if at_once else 0.0)
+                return sent, await self.server.generate(request)
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(send(request)) for request in requests]
+            group.create_task(send_step(self.server, broken_off))
+        done = [task.result() for task in tasks]
+        self.steps.append([*(sent for sent, _ in done), *broken_off])
         if keep:
             step = len(self.steps) - 1
-            for call, (request, answer) in enumerate(zip(requests, found, strict=True)):
-                self.seen.append(Seen(request, answer, step, call))
-        return found
+            self.seen += [
+                Seen(sent.request, got, step, call) for call, (sent, got) in enumerate(done)
+            ]
+        return [answer for _, answer in done]
 
 
 async def send_step(server: Server, step: Sequence[Sent]) -> list[Answer | None]:

@@ -129,24 +129,22 @@ async def _mixed(send: Sender) -> str:
     """Prompts that arrive while others decode, without log probabilities; then, with them, more.
 
     SGLang mixes prefill and decode in no batch that has to return log probabilities. What such
-    batches leave behind the later requests reuse.
+    batches leave behind the next turns reuse. Where the server does mix, there are more of them.
     """
-    prefix = send.tokens(2 * send.unit + 27)
-    long = [
-        Request(prefix + send.tokens(15 + number), _LONG_REPLY, log_probabilities=False)
-        for number in range(3)
+    count = 24 if send.facts.mixes else 10
+    prefixes = [send.tokens(send.unit + 29 * number + 7) for number in range(3)]
+    requests = [
+        Request(
+            prefixes[number % 3] + send.tokens(send.number(5, 6 * send.unit)),
+            send.number(3, 40),
+            log_probabilities=False,
+        )
+        for number in range(count)
     ]
-    seconds = await send.timed(long[0])
-    arriving = [
-        Request(prefix + send.tokens(40 + 29 * number), REPLY, log_probabilities=False)
-        for number in range(5)
-    ]
-    requests = [*long, *arriving]
-    answers = await send.together(requests, gap=seconds / 10)
-    await send.together(requests, gap=seconds / 10)
-    await send.together(_next_turns(send, requests, answers))
-    for request in arriving[:3]:
-        await send.ask(Request(request.prompt, REPLY))
+    answers = await send.together(requests, at_once=count // 2)
+    await send.together(_next_turns(send, requests, answers), at_once=4)
+    # Again, now that prompts have been seen to part.
+    await send.together(requests[::3], at_once=count // 2)
     return ""
 
 
