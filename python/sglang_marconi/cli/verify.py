@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sglang_marconi.cli.output import console
+from sglang_marconi.verify.comparison import Answer
 from sglang_marconi.verify.run import verify
 from sglang_marconi.verify.server import Server, VerifyError
 from sglang_marconi.verify.verdict import Calibration, Report, Reproduction, Verdict
@@ -59,14 +60,14 @@ def run(args: argparse.Namespace) -> int:
     try:
         report = asyncio.run(_verify(args, errors))
     except VerifyError as error:
-        errors.print(f"sglang-marconi: {error}", markup=False, highlight=False)
+        errors.print(f"sglang-marconi: {error}", markup=False, highlight=False, soft_wrap=True)
         return 2
     if report.reproduction is not None:
         _write(args.reproduction, report.reproduction, errors)
     if args.json:
         print(msgspec.json.format(msgspec.json.encode(report)).decode())
     else:
-        console().print(_page(report, args.reproduction))
+        console().print(page(report, args.reproduction))
     return report.status
 
 
@@ -92,17 +93,20 @@ def _write(file: Path, reproduction: Reproduction, errors: Console) -> None:
         file.write_bytes(content + b"\n")
     except OSError as error:
         # What was found is not lost for that.
-        errors.print(f"sglang-marconi: {file}: {error}", markup=False, highlight=False)
+        errors.print(
+            f"sglang-marconi: {file}: {error}", markup=False, highlight=False, soft_wrap=True
+        )
 
 
-def _page(report: Report, reproduction: Path) -> Group:
+def page(report: Report, reproduction: Path) -> Group:
+    """What is printed; ``reproduction`` is the file that has the report's."""
     look, style = _LOOKS[report.verdict]
     parts: list[RenderableType] = [
         Text(_server(report)),
         Text(_calibration(report.calibration)),
         _table(report),
         *(Text(f"{one.name}: {one.note}") for one in report.workloads if one.note),
-        Text.assemble((look, style), f": {report.summary} ({report.seconds:.0f} s)"),
+        Text.assemble((look, style), f": {report.summary}"),
     ]
     if report.reproduction is not None:
         parts.append(Text(_what_to_send(report.reproduction, reproduction)))
@@ -131,36 +135,43 @@ def _calibration(found: Calibration) -> str:
 
 def _table(report: Report) -> Table:
     table = Table("workload")
-    for heading in ("requests", "reused", "tokens reused", "differ", "largest shift"):
+    for heading in ("asked", "reused", "tokens", "differ", "shift"):
         table.add_column(heading, justify="right")
     table.add_column("")
     for one in report.workloads:
         look, style = _LOOKS[one.verdict]
         verdict = Text(_SHORT.get(one.verdict, look), style=style)
-        if one.verdict is Verdict.SKIPPED:
+        if not one.requests:
             table.add_row(one.name, *[""] * 5, verdict)
             continue
-        largest = "no bound" if one.largest_shift is None else f"{one.largest_shift:.1g}"
         table.add_row(
             one.name,
             f"{one.requests}",
             f"{one.reused}",
-            f"{one.cached_tokens:,} of {one.prompt_tokens:,}",
+            f"{one.cached_tokens / one.prompt_tokens:.0%}",
             f"{one.differ}",
-            largest,
+            "no bound" if one.largest_shift is None else f"{one.largest_shift:.1g}",
             verdict,
         )
     return table
 
 
 def _what_to_send(found: Reproduction, file: Path) -> str:
-    place = found.place
-    got, expected = found.got.tokens[: place + 1], found.expected.tokens[: place + 1]
     again = "it happened again" if found.confirmed else "it did not happen again"
     return (
-        f"First wrong answer, in {found.workload}: {got} instead of {expected}. {file} has what "
-        f"was sent for it, in {len(found.steps)} steps; sent again, {again}."
+        f"First wrong answer, in {found.workload}, at token {found.place + 1} of the reply: "
+        f"{_token(found.got, found.place)} instead of {_token(found.expected, found.place)}. "
+        f"{file} has what to send for it, in {len(found.steps)} steps; sent again, {again}."
     )
+
+
+def _token(answer: Answer, place: int) -> str:
+    if place >= len(answer.tokens):
+        return "the end"
+    token = answer.tokens[place]
+    if not answer.likeliest:
+        return f"{token}"
+    return f"{token} (log probability {answer.likeliest[place][token]:.4f})"
 
 
 def _url(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from sglang_marconi.verify.comparison import Answer, Comparison, compare
 from sglang_marconi.verify.noise import Noise
@@ -18,15 +19,22 @@ _KEPT = (25, 6)
 """How many tokens at a prompt's end stay as they are where what is before them is made wrong."""
 _REREAD = (5, 10)
 """After how many tokens of a reply the rest is asked for again."""
-_COMPANIES = (3, 12)
+_COMPANIES = (3, 10)
 
 Progress = Callable[[str, int, int | None], None]
 """Told what is being done, how much of it is, and of how much if that is known."""
 
 
+class Calibrated(NamedTuple):
+    """What warm answers are judged by, and what is said of it."""
+
+    noise: Noise
+    found: Calibration
+
+
 async def calibrate(
     server: Server, ids: Sequence[int], seed: int, progress: Progress
-) -> tuple[Noise, Calibration]:
+) -> Calibrated:
     """Ask cold: twice, in company, with the reply read again, and with the prompt made wrong.
 
     Raises ``VerifyError`` as ``Server.cold`` does.
@@ -56,7 +64,7 @@ class _Calibration:
         both = short + len(self._longer)
         self._total = 2 * both + sum(_COMPANIES) + short * (len(_REREAD) + 2 * len(_KEPT))
 
-    async def run(self) -> tuple[Noise, Calibration]:
+    async def run(self) -> Calibrated:
         asked = [*self._requests, *self._longer]
         alone = [await self._cold(request) for request in asked]
         again = [
@@ -71,7 +79,7 @@ class _Calibration:
         noise = Noise(comparison.shifts for comparison in (*again, *company, *reread))
         other = [await self._other_prefix(*pair, kept) for pair in pairs for kept in _KEPT]
         twice = [await self._token_twice(*pair, kept) for pair in pairs for kept in _KEPT]
-        return noise, Calibration(
+        found = Calibration(
             again=_largest(again),
             company=_largest(company),
             reread=_largest(reread),
@@ -79,6 +87,7 @@ class _Calibration:
             other_prefix=_control(other, noise),
             token_twice=_control(twice, noise),
         )
+        return Calibrated(noise, found)
 
     async def _cold(self, request: Request) -> Answer:
         answer = await self._server.cold(request)

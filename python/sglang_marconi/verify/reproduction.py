@@ -13,6 +13,7 @@ from sglang_marconi.verify.verdict import Call, Reproduction
 
 _SECONDS = 30.0
 """For shortening it."""
+_TRIES = 3
 _RELATED = 8
 """Prompts that share so many tokens at their start may share a state."""
 
@@ -39,11 +40,9 @@ async def reproduce(server: Server, wrong: Wrong) -> Reproduction:
     alone = [[Sent(request)]]
     before = [[sent._replace(after=0.0)] for step in as_sent[:-1] for sent in step]
     related = [step for step in before if _related(step[0].request, request)]
-    for steps, call in (
-        ([*related, *alone], 0),
-        ([*before, *alone], 0),
-        (as_sent, wrong.seen.call),
-    ):
+    # What was sent at once meets in another way each time.
+    together = [(as_sent, wrong.seen.call)] * _TRIES
+    for steps, call in (([*related, *alone], 0), ([*before, *alone], 0), *together):
         answer = await replay(server, steps, call)
         if wrong.is_wrong(answer):
             shorter, answer = await _shorten(server, wrong, steps, call, answer)

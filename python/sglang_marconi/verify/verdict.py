@@ -126,7 +126,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     calibration: Calibration
     workloads: list[WorkloadResult]
     reproduction: Reproduction | None
-    seconds: float
 
     @property
     def status(self) -> int:
