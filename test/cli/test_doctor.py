@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sglang_marconi import plugin
+from sglang_marconi import seams
 from sglang_marconi.cli import main
 from sglang_marconi.config import Settings
 from sglang_marconi.cost import ModelCost, preset_config
@@ -163,8 +163,8 @@ def test_a_plugin_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch
 
 
 def test_every_seam_that_differs_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(plugin.SEAMS, "sglang.srt.runtime_context.mamba_track_grid", ("other",))
-    monkeypatch.setitem(plugin.SEAMS, "sglang.srt.runtime_context.gone", ())
+    monkeypatch.setitem(seams.SEAMS, "sglang.srt.runtime_context.mamba_track_grid", ("other",))
+    monkeypatch.setitem(seams.SEAMS, "sglang.srt.runtime_context.gone", ())
     found: list[Finding] = []
     server._check_seams(found.append)
     assert [finding.status for finding in found] == ["problem", "problem"]

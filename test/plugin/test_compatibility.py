@@ -114,18 +114,18 @@ def test_settings_choose_what_is_evicted(
 
 def test_this_sglang_has_every_seam() -> None:
     plugin.check_version()
-    plugin.check_seams()
+    seams.check_seams()
 
 
 def test_a_changed_seam_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     target = "sglang.srt.runtime_context.mamba_track_grid"
-    monkeypatch.setitem(plugin.SEAMS, target, ("something_else",))
+    monkeypatch.setitem(seams.SEAMS, target, ("something_else",))
     with pytest.raises(seams.IncompatibleSGLang, match=target):
-        plugin.check_seams()
-    monkeypatch.setitem(plugin.SEAMS, "sglang.srt.runtime_context.gone", ())
-    monkeypatch.setitem(plugin.SEAMS, target, ("tree_page",))
+        seams.check_seams()
+    monkeypatch.setitem(seams.SEAMS, "sglang.srt.runtime_context.gone", ())
+    monkeypatch.setitem(seams.SEAMS, target, ("tree_page",))
     with pytest.raises(seams.IncompatibleSGLang, match=r"runtime_context\.gone"):
-        plugin.check_seams()
+        seams.check_seams()
 
 
 def test_another_sglang_is_refused_only_when_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
