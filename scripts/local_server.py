@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 
@@ -49,6 +49,16 @@ def _cpu_environment() -> dict[str, str]:
     return {} if torch.cuda.is_available() else {"OMP_NUM_THREADS": "1"}
 
 
+class Process(Protocol):
+    """What is used of a ``subprocess.Popen``."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def terminate(self) -> None: ...
+
+
 class LocalServer:
     """A server of its own process group on a local port, for the length of a `with` block.
 
@@ -75,7 +85,7 @@ class LocalServer:
         self._start_timeout = start_timeout
         self._stop_timeout = stop_timeout
         self._port = port
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     @property
     def url(self) -> str:
@@ -100,15 +110,7 @@ class LocalServer:
         if self._port is None:
             self._port = _free_port()
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        with self.log_path.open("wb") as log:
-            self._process = subprocess.Popen(
-                [*self._command, "--host", _HOST, "--port", str(self._port)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self._env,
-                start_new_session=True,
-            )
+        self._process = self._start([*self._command, "--host", _HOST, "--port", str(self._port)])
         try:
             self._wait_until_ready(self._process)
         except BaseException:
@@ -125,7 +127,19 @@ class LocalServer:
         if self._process is not None:
             self._stop(self._process)
 
-    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
+    def _start(self, command: list[str]) -> Process:
+        """Start the command in a session of its own, its output going to the log."""
+        with self.log_path.open("wb") as log:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._env,
+                start_new_session=True,
+            )
+
+    def _wait_until_ready(self, process: Process) -> None:
         deadline = time.monotonic() + self._start_timeout
         while process.poll() is None and time.monotonic() < deadline:
             # Unlike `/health`, it has the model generate a token: the first one is slow.
@@ -143,7 +157,7 @@ class LocalServer:
             "\n".join([f"The server {what}. The end of {self.log_path}:", *log])
         )
 
-    def _stop(self, process: subprocess.Popen[bytes]) -> None:
+    def _stop(self, process: Process) -> None:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(self._stop_timeout)

@@ -139,6 +139,12 @@ REFUSALS = (
 )
 
 
+SHARE_SLOTS = (
+    "without checkpoint_memory, encoding and host_memory in --radix-eviction-policy-config, "
+    "checkpoints share the slots of running requests"
+)
+
+
 def store_refusals(settings: Settings) -> tuple[Refusal, ...]:
     """What is refused beside `REFUSALS` where checkpoints have a store of their own."""
     if not settings.has_store:
@@ -149,7 +155,30 @@ def store_refusals(settings: Settings) -> tuple[Refusal, ...]:
             lambda args: bool(args.enable_unified_memory),
             "states and KV share one buffer, out of which no store of checkpoints can be taken",
         ),
+        Refusal(
+            "--enable-pdmux",
+            lambda args: bool(args.enable_pdmux),
+            "prefill and decode compute on streams of their own, and a store knows one",
+        ),
+        Refusal(
+            "checkpoint_memory, encoding or host_memory",
+            _has_side_states,
+            "the PLE layers of this Qwen4-Exp model keep windows and tokens of their own beside a "
+            f"state, which a store would lose; {SHARE_SLOTS}",
+        ),
     )
+
+
+def _has_side_states(args: Any) -> bool:
+    """Whether SGLang attaches further state to the slots of this model's states."""
+    from sglang.srt.arg_groups.model_override_base import model_config_of
+
+    try:
+        config = model_config_of(args).hf_config.get_text_config()
+    except Exception:
+        # What is wrong with the model, its loading says.
+        return False
+    return bool(getattr(config, "ple_layer_ids", None))
 
 
 def check_arguments(args: Any) -> None:

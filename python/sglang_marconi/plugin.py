@@ -9,6 +9,8 @@
 | ``PrefillAdder._select_prefill_admission`` (around)   | hook   | end a first chunk on the branch |
 | ``PrefillAdder.add_chunked_req`` (around)             | hook   | end a later chunk on the branch |
 | ``runtime_context.mamba_track_grid`` (around)         | hook   | pages > 1: track at every page  |
+| ``ScheduleBatch.prepare_for_decode`` (before)         | hook   | where the next state is tracked |
+| ``Scheduler.run_batch`` (before)                      | hook   | what each tracking slot holds   |
 | ``PrefillAdder._commit_prefill_admission`` (after)    | hook   | observed: what a request reuses |
 | ``SchedulerInternalStateController``:                 |        |                                 |
 | ``_update_handlers`` (after)                          | hook   | policy and alpha while serving  |
@@ -16,6 +18,8 @@
 | ``KVCacheConfigurator._handle_max_mamba_cache``       | hook   | slots become the store's bytes  |
 | ``KVCacheConfigurator._calculate_mamba_ratio``        | hook   | slots that a request needs then |
 | ``maybe_init_int8_mamba_checkpoint_pool`` (around)    | hook   | build the store                 |
+| ``SchedulerWeightUpdaterManager``:                    |        |                                 |
+| ``release_memory_occupation`` (before)                | hook   | a store ends its work first     |
 | ``io_struct.hook_custom_types``, a control request    | public | the page: ask the scheduler     |
 | ``Scheduler.init_request_dispatcher`` (after)         | hook   | the page: answer                |
 | ``http_server.set_global_state`` (after)              | hook   | the page: its routes            |
@@ -43,6 +47,7 @@ from sglang_marconi.seams import IncompatibleSGLang, require_parameters
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import torch
     from sglang.srt.mem_cache.base_prefix_cache import BasePrefixCache
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
     from sglang.srt.mem_cache.registry import TreeCacheBuildContext
@@ -63,6 +68,8 @@ _FULL = f"{_COMPONENTS}.full.FullComponent"
 _TREE = "sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedTreeCore"
 _STATES = "sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedLRUList"
 _TRACK_GRID = "sglang.srt.runtime_context.mamba_track_grid"
+_DECODE = "sglang.srt.managers.schedule_batch.ScheduleBatch.prepare_for_decode"
+_RUN_BATCH = "sglang.srt.managers.scheduler.Scheduler.run_batch"
 _UPDATES = (
     "sglang.srt.managers.scheduler_components.internal_state."
     "SchedulerInternalStateController._update_handlers"
@@ -76,12 +83,18 @@ _COMMIT_ADMISSION = f"{_ADDER}._commit_prefill_admission"
 _DISPATCHER = "sglang.srt.managers.scheduler.Scheduler.init_request_dispatcher"
 _HTTP = "sglang.srt.entrypoints.http_server"
 _KV_EVENTS = "sglang.srt.mem_cache.events.KVCacheEventRecorder"
+_RELEASE_MEMORY = (
+    "sglang.srt.managers.scheduler_components.weight_updater."
+    "SchedulerWeightUpdaterManager.release_memory_occupation"
+)
 _RESOLVE = "sglang.srt.server_args.ServerArgs.resolve_once"
 
 # SGLang's functions that we hook or override, with the parameters we rely on.
 SEAMS: dict[str, tuple[str, ...]] = {
     _RESOLVE: ("self",),
     _TRACK_GRID: ("tree_page",),
+    _DECODE: ("self",),
+    _RUN_BATCH: ("self", "batch", "pp_proxy_tensors"),
     _UPDATES: ("self",),
     "sglang.srt.managers.scheduler_components.internal_state._UpdateHandler": (
         "validate",
@@ -102,6 +115,8 @@ SEAMS: dict[str, tuple[str, ...]] = {
         "has_chunked_req",
     ),
     f"{_ADDER}.add_chunked_req": ("self", "req"),
+    _RELEASE_MEMORY: ("self", "recv_req"),
+    "sglang.srt.mem_cache.memory_pool.MambaPool.get_contiguous_buf_infos": ("self",),
     _COMMIT_ADMISSION: ("self", "req", "admission", "mamba_gap_reserve"),
     _DISPATCHER: ("self",),
     f"{_HTTP}.set_global_state": ("global_state",),
@@ -139,6 +154,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
         "token_ids_len",
         "is_finished",
     ),
+    f"{_MAMBA}._select_finished_checkpoint": ("self", "req", "token_ids_len"),
     f"{_MAMBA}.cleanup_after_caching_req": (
         "self",
         "req",
@@ -271,6 +287,7 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     from sglang_marconi.cache.live_settings import add_updates
     from sglang_marconi.cache.pricing import price_config, with_pools
     from sglang_marconi.cache.radix_cache import MarconiRadixCache, choose_components, has_store
+    from sglang_marconi.cache.tracked_states import TrackedStates
     from sglang_marconi.config import parse_settings
     from sglang_marconi.observe.build import Listeners
     from sglang_marconi.observe.requests import Admissions
@@ -283,16 +300,18 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     cost = price_config(ctx.model_config.hf_config, settings, tp_size=ranks)
     pool = params.req_to_token_pool
     if has_store(pool):
-        # Requests compute on it; without a GPU there is a stand-in.
-        forward = None if pool.device == "cpu" else ctx.tp_worker.model_runner.forward_stream
-        pool.mamba_ckpt_pool.attach(pool.mamba_pool, forward)
+        pool.mamba_ckpt_pool.attach(pool.mamba_pool, stream_of_requests(ctx))
+        HookRegistry.register(_RELEASE_MEMORY, pool.mamba_ckpt_pool.release, HookType.BEFORE)
     cost = with_pools(cost, params)
     listeners = Listeners(settings, params)
     policy = LivePolicy(settings, cost, params, listeners.observer)
-    choose_components(params, policy.eviction, policy.tuning, listeners.observer)
+    tracked = TrackedStates()
+    choose_components(params, policy.eviction, policy.tuning, listeners.observer, tracked=tracked)
     HookRegistry.register(f"{_ADDER}._select_prefill_admission", cut_admission, HookType.AROUND)
     HookRegistry.register(f"{_ADDER}.add_chunked_req", cut_continuation, HookType.AROUND)
     HookRegistry.register(_TRACK_GRID, _track_every_page, HookType.AROUND)
+    HookRegistry.register(_DECODE, tracked.before_decode, HookType.BEFORE)
+    HookRegistry.register(_RUN_BATCH, tracked.launched, HookType.BEFORE)
     HookRegistry.register(_UPDATES, partial(add_updates, policy), HookType.AFTER)
     if listeners.observer is not None:
         admissions = Admissions(listeners.observer)
@@ -310,6 +329,18 @@ def build_tree_core(
     from sglang_marconi.cache.tree_core import MarconiTreeCore
 
     return MarconiTreeCore(params, components)
+
+
+def stream_of_requests(ctx: TreeCacheBuildContext) -> torch.cuda.Stream | None:
+    """The stream on which forward passes run, ``None`` where it is the scheduler's own.
+
+    As ``Scheduler.run_batch`` has it: it changes streams for a pass only with overlap scheduling.
+    """
+    from sglang.srt.runtime_context import get_schedule
+
+    runner = ctx.tp_worker.model_runner
+    apart = runner.device != "cpu" and not get_schedule().disable_overlap_schedule
+    return runner.forward_stream if apart else None
 
 
 def attention_ranks(args: Any) -> int:

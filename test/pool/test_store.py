@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from marconi_kernels import Encoding, StateLayout, StatePart
 from sglang_marconi.pool import CheckpointStore, StoreSizeError, store_size
-from sglang_marconi.pool.arena import PageArena
 
 CPU = torch.device("cpu")
 LAYERS, SLOTS = 3, 4
@@ -230,22 +229,3 @@ def test_capacity_of_an_fp32_state() -> None:
 
     assert fitting(Encoding.BF16) >= 1.9 * fitting(None)
     assert fitting(Encoding.INT8) >= 3.5 * fitting(None)
-
-
-# ---- pages ----
-
-
-def test_pages_are_handed_out_until_the_reserve_is_left() -> None:
-    arena = PageArena(5, 512, device=CPU, reserved=2)
-    taken = arena.take(3)
-    assert taken is not None
-    assert arena.available == 0
-    assert arena.take(1) is None
-    rest = arena.take(2, from_reserve=True)
-    assert rest is not None
-    assert sorted(taken + rest) == list(range(5))
-    assert arena.take(1, from_reserve=True) is None
-    arena.give_back(rest)
-    assert arena.take(1) is None
-    arena.give_back(taken)
-    assert arena.available == 3

@@ -37,9 +37,11 @@ def _reply(answer: dict[str, Any]) -> Reply:
     return Reply(answer["output_ids"], logprobs, meta["cached_tokens"])
 
 
-def generate(url: str, prompt: Sequence[int], tokens: int, **sampling: Any) -> Reply:
+def generate(
+    url: str, prompt: Sequence[int], tokens: int, *, logprobs: bool = True, **sampling: Any
+) -> Reply:
     """Greedy generation of exactly ``tokens`` tokens after ``prompt``."""
-    return generate_batch(url, [prompt], tokens, **sampling)[0]
+    return generate_batch(url, [prompt], tokens, logprobs=logprobs, **sampling)[0]
 
 
 def generate_batch(
@@ -47,6 +49,7 @@ def generate_batch(
     prompts: Sequence[Sequence[int]],
     tokens: int,
     *,
+    logprobs: bool = True,
     key: str | None = None,
     **sampling: Any,
 ) -> list[Reply]:
@@ -62,7 +65,7 @@ def generate_batch(
                 "ignore_eos": True,
                 **sampling,
             },
-            "return_logprob": True,
+            "return_logprob": logprobs,
         },
         key=key,
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from forked_server import ForkedServer
 from local_server import LocalServer
 from tiny_model import build_tiny_model
 
@@ -41,5 +42,5 @@ def marconi(
     """A server with our backend, once under each strategy of SGLang."""
     log = tmp_path_factory.mktemp("log") / "server.log"
     arguments = (*MARCONI, *CONFIGURATIONS[request.param])
-    with LocalServer(model, *arguments, log_path=log) as server:
+    with ForkedServer(model, *arguments, log_path=log) as server:
         yield server

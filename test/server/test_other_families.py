@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from client import flush, generate
 from conftest import MARCONI
-from local_server import LocalServer
+from forked_server import ForkedServer
 from prompts import tokens
 
 pytestmark = pytest.mark.server
@@ -59,7 +59,7 @@ def test_branches_and_turns_are_reused(family: str, model: Path, tmp_path: Path)
     config |= FAMILIES[family] | {"model_type": family}
     (tmp_path / "config.json").write_text(json.dumps(config))
     log = tmp_path / "server.log"
-    with LocalServer(tmp_path, *MARCONI, "--load-format", "dummy", log_path=log) as server:
+    with ForkedServer(tmp_path, *MARCONI, "--load-format", "dummy", log_path=log) as server:
         prefix = tokens(257, seed=1)
         branching = [[*prefix, 1001 + i, *tokens(40, seed=100 + i)] for i in range(3)]
         assert [generate(server.url, p, 4).cached_tokens for p in branching] == [0, 0, 257]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from client import flush, generate
 from conftest import MARCONI
+from forked_server import ForkedServer
 from local_server import LocalServer
 from prompts import tokens
 
@@ -20,7 +21,7 @@ PAGE = 16
 def paged(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
     """A server whose KV comes in pages."""
     log = tmp_path_factory.mktemp("log") / "paged.log"
-    with LocalServer(model, *MARCONI, "--page-size", str(PAGE), log_path=log) as server:
+    with ForkedServer(model, *MARCONI, "--page-size", str(PAGE), log_path=log) as server:
         yield server
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from client import flush, generate
+from forked_server import ForkedServer
 from local_server import LocalServer
 from prompts import tokens
 
@@ -32,7 +33,7 @@ def small(
         *("--max-running-requests", "4", "--chunked-prefill-size", "256"),
         *STRATEGIES[request.param],
     )
-    with LocalServer(model, *arguments, log_path=log) as server:
+    with ForkedServer(model, *arguments, log_path=log) as server:
         yield server
 
 

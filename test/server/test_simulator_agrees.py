@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from client import flush
+from forked_server import ForkedServer
 from local_server import LocalServer
 from sglang_marconi.cost import ModelCost
 from sglang_marconi.policy.eviction import EvictionPolicy
@@ -58,7 +59,7 @@ def small(
 
 def one_at_a_time(model: Path, log: Path, *arguments: str, tokens: int, slots: int) -> LocalServer:
     """A server that runs one request at a time."""
-    return LocalServer(
+    return ForkedServer(
         model,
         *("--radix-cache-backend", "marconi", "--enable-cache-report"),
         *("--max-total-tokens", str(tokens), "--max-mamba-cache-size", str(slots)),

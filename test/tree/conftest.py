@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from sglang.srt.managers.schedule_batch import Req
 from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 from sglang.srt.mem_cache.unified_cache import tree_core_registry
 from sglang.test.kits.unified_radix_cache import fixtures
@@ -11,11 +12,23 @@ from sglang.test.kits.unified_radix_cache.unified_tree_core_inspector import (
 )
 from sglang_marconi.cache import TREE_CORE
 from sglang_marconi.cache.radix_cache import MarconiRadixCache, choose_components
+from sglang_marconi.cache.tracked_states import Tracked, TrackedStates
 from sglang_marconi.cache.tree_core import MarconiTreeCore
 from sglang_marconi.cost import token_length_cost
 from sglang_marconi.policy.eviction import EvictionPolicy
 from sglang_marconi.policy.utility import PaperUtility
 from tree_reference import with_free_passes
+
+
+class TrackedByRequest(TrackedStates):
+    """What a kit writes into a request, as it runs no passes that could be noted."""
+
+    def newest(self, req: Req, most: int, page_size: int) -> Tracked | None:
+        kv = req.kv
+        last = Tracked(kv.mamba_last_track_seqlen or 0, kv.mamba_last_track_idx)
+        before = Tracked(kv.mamba_prev_track_seqlen or 0, 1 - kv.mamba_last_track_idx)
+        usable = [state for state in (last, before) if 0 < state.tokens <= most]
+        return max(usable, default=None)
 
 
 class InspectedTree(UnifiedTreeCoreInspector, MarconiTreeCore):
@@ -25,7 +38,8 @@ class InspectedTree(UnifiedTreeCoreInspector, MarconiTreeCore):
 def build_marconi_cache(params: CacheInitParams) -> MarconiRadixCache:
     """What the kits call in place of SGLang's ``UnifiedRadixCache``."""
     cost = with_free_passes(token_length_cost(state_bytes=100, kv_bytes_per_token=1))
-    choose_components(params, EvictionPolicy(cost, PaperUtility(0.0)))
+    policy = EvictionPolicy(cost, PaperUtility(0.0))
+    choose_components(params, policy, tracked=TrackedByRequest())
     return MarconiRadixCache(params=params)
 
 

@@ -159,11 +159,11 @@ class CheckedServing(Serving):
     ) -> tuple[int, int | None]:
         """The newest tracked state that is not past ``up_to``, as its prefix length and slot."""
         if self.tracking_slots:
-            newest = flight.req.kv.mamba_last_track_idx
             slots = flight.req.kv.mamba_ping_pong_track_buffer.tolist()
-            for at, slot in ((tracked or 0, slots[newest]), (tracked_before, slots[1 - newest])):
-                if at is not None and at <= up_to:
-                    return at, slot
+            lengths = [at for at in (tracked_before, tracked) if at is not None]
+            # The first one goes into the first slot, the second into the other.
+            usable = [kept for kept in zip(lengths, slots, strict=False) if kept[0] <= up_to]
+            return max(usable, default=(0, None))
         return 0, None
 
     def abort(self, flight: Flight) -> None:

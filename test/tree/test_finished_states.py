@@ -73,7 +73,7 @@ class MarkedServing(Serving):
         computed = tuple(flight.tokens)
         self.stands_for[int(kv.mamba_pool_idx)] = computed[: len(computed) - unfolded]
         if track is not None:
-            keep = self.pool.get_mamba_ping_pong_keep_idx(flight.req)
+            keep = kv.mamba_next_track_idx
             self.stands_for[int(kv.mamba_ping_pong_track_buffer[keep])] = computed[:track]
         # The last token that was sampled.
         flight.req.output_ids.append(99)

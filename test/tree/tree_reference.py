@@ -6,9 +6,11 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
+import torch
 from sglang.srt.managers.schedule_batch import FINISH_LENGTH, Req
 from sglang.srt.mem_cache.base_prefix_cache import (
     EvictParams,
@@ -23,6 +25,7 @@ from sglang.srt.mem_cache.common import release_kv_cache
 from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang.srt.mem_cache.unified_cache import tree_core_registry
 from sglang.srt.mem_cache.unified_cache.components import ComponentType, EvictLayer
+from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from sglang.srt.sampling.sampling_params import SamplingParams
 from sglang.test.kits.unified_radix_cache import fixtures
 from sglang.test.kits.unified_radix_cache.config import CacheConfig
@@ -31,6 +34,7 @@ from sglang.test.kits.unified_radix_cache.unified_tree_core_inspector import (
 )
 from sglang_marconi.cache import TREE_CORE
 from sglang_marconi.cache.radix_cache import MarconiRadixCache, choose_components
+from sglang_marconi.cache.tracked_states import TrackedStates
 from sglang_marconi.cache.tree_core import MarconiTreeCore
 from sglang_marconi.cost import ModelCost
 from sglang_marconi.observe.events import Observer
@@ -113,7 +117,11 @@ class WatchedTree(UnifiedTreeCoreInspector, MarconiTreeCore):
 
 
 def build_watched_cache(
-    cfg: CacheConfig, policy: EvictionPolicy, observer: Observer | None = None
+    cfg: CacheConfig,
+    policy: EvictionPolicy,
+    observer: Observer | None = None,
+    *,
+    tracked: TrackedStates | None = None,
 ) -> tuple[Any, Any, Any]:
     """A cache as SGLang's kits build it, with our components and a tree that is watched.
 
@@ -124,7 +132,7 @@ def build_watched_cache(
 
     def build(params: CacheInitParams) -> MarconiRadixCache:
         params.enable_kv_cache_events = observer is not None
-        choose_components(params, policy, observer=observer)
+        choose_components(params, policy, observer=observer, tracked=tracked)
         return MarconiRadixCache(params=params)
 
     registry = {TREE_CORE: WatchedTree}
@@ -171,7 +179,10 @@ class Serving:
         self, cfg: CacheConfig, policy: EvictionPolicy, observer: Observer | None = None
     ) -> None:
         self.cfg = cfg
-        self.cache, self.kv, self.pool = build_watched_cache(cfg, policy, observer)
+        self.tracked = TrackedStates()
+        self.cache, self.kv, self.pool = build_watched_cache(
+            cfg, policy, observer, tracked=self.tracked
+        )
         self.tree: WatchedTree = self.cache.tree_core
         self.states = self.pool.mamba_allocator
         self.tracking_slots = 2 if cfg.enable_mamba_extra_buffer else 0
@@ -328,10 +339,26 @@ class Serving:
         """The request ends for a reason of SGLang's."""
         req = flight.req
         req.finished_reason = reason
-        req.kv.mamba_last_track_seqlen = tracked
-        req.kv.mamba_prev_track_seqlen = tracked_before
+        for tokens in (tracked_before, tracked):
+            self._decode_tracks(req, tokens)
         release_kv_cache(req, self.cache, checkpoint=True)
         self.flights.remove(flight)
+
+    def _decode_tracks(self, req: Req, tokens: int | None) -> None:
+        """A pass of one decode, which keeps the state after ``tokens`` tokens, if any."""
+        if tokens is None:
+            return
+        batch = SimpleNamespace(
+            forward_mode=ForwardMode.DECODE,
+            reqs=[req],
+            seq_lens_cpu=torch.tensor([tokens]),
+            mamba_prefill_track_mask_cpu=None,
+            mamba_track_mask_cpu=[True],
+        )
+        self.tracked.before_decode(batch)
+        batch.mamba_track_buffer_indices = [req.kv.mamba_next_track_idx]
+        self.tracked.launched(None, batch)
+        req.kv.mamba_last_track_idx = req.kv.mamba_next_track_idx
 
     def abort(self, flight: Flight) -> None:
         """The request ends and leaves nothing."""

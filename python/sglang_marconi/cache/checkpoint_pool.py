@@ -31,9 +31,21 @@ class CheckpointPool:
         self.store = store
 
     def attach(self, states: Any, stream: torch.cuda.Stream | None) -> None:
-        """Get ready to serve: ``stream`` is the one that requests compute on, on a GPU."""
-        self.store.stream = stream
+        """Get ready to serve the requests whose states are in the slots of a ``MambaPool``.
+
+        ``stream``: the one that they compute on, ``None`` where that is the current one in every
+        call that follows.
+
+        Raises:
+            UnsupportedConfiguration: a slot holds more than a checkpoint would.
+        """
+        check_slots(states)
+        self.store.serve_on(stream)
         self.store.warm_up(active_tensors(states), _SPARE_SLOT)
+
+    def release(self, *_: Any) -> None:
+        """SGLang is about to take the store's memory away, and to flush what it holds."""
+        self.store.finish()
 
     @property
     def num_slots(self) -> int:
@@ -66,8 +78,33 @@ class CheckpointPool:
     def load_to_active(
         self, states: Any, checkpoints: torch.Tensor, active_slots: torch.Tensor
     ) -> None:
-        """Copy checkpoints into slots of SGLang's ``MambaPool``."""
+        """Copy checkpoints into slots of SGLang's ``MambaPool``.
+
+        SGLang calls it on the stream that requests compute on, where it copies slots itself.
+        """
         self.store.load(checkpoints.tolist(), active_tensors(states), active_slots)
+        if states.replayssm_write_pos is not None:
+            # Tokens that the slot's state lags behind; a loaded state lags behind none.
+            states.replayssm_write_pos.index_fill_(0, active_slots, 0)
+
+
+def check_slots(states: Any) -> None:
+    """Make sure that ``active_tensors`` are all that SGLang keeps of a prefix in a slot.
+
+    What a slot must take along to another server, a ``MambaPool`` says itself.
+
+    Raises:
+        UnsupportedConfiguration: there is more, or something else.
+    """
+    ours = sum(tensor[:, 0].nbytes for tensor in active_tensors(states))
+    _, _, slots = states.get_contiguous_buf_infos()
+    if ours != sum(slots):
+        from sglang_marconi.compatibility import SHARE_SLOTS, UnsupportedConfiguration
+
+        raise UnsupportedConfiguration(
+            f"--radix-cache-backend marconi: of the {sum(slots):,} bytes that SGLang keeps in a "
+            f"state slot of this model, a store of checkpoints knows {ours:,}: {SHARE_SLOTS}."
+        )
 
 
 def active_tensors(states: Any) -> list[torch.Tensor]:

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
     from sglang_marconi.cache.alpha_tuning import AlphaTuning
+    from sglang_marconi.cache.tracked_states import TrackedStates
     from sglang_marconi.cache.tree_core import MarconiTreeCore
     from sglang_marconi.policy.ledger import PrefixNode
     from sglang_marconi.policy.ranking import Standing
@@ -76,7 +77,8 @@ class MarconiMambaComponent(MambaComponent):
     """Checkpoints at branch points and at the last decoded token, nowhere else.
 
     ``policy`` is the cache's one eviction policy and ``observer`` who hears of what happens, if
-    anybody does; the tree takes both from here.
+    anybody does; the tree takes both from here. ``tracked`` knows what the slots hold that
+    SGLang tracks states in.
     """
 
     tree_core: MarconiTreeCore
@@ -87,10 +89,12 @@ class MarconiMambaComponent(MambaComponent):
         params: CacheInitParams,
         *,
         policy: EvictionPolicy,
+        tracked: TrackedStates,
         tuning: AlphaTuning | None = None,
         observer: Observer | None = None,
     ) -> None:
         super().__init__(cache, params)
+        self._tracked = tracked
         self.policy = policy
         self.observer = observer
         self._tuning = tuning
@@ -292,6 +296,10 @@ class MarconiMambaComponent(MambaComponent):
             return int(tracked)
         self._store_inside_prompt(req, insert_params, tracked)
         return token_ids_len
+
+    def _select_finished_checkpoint(self, req: Req, token_ids_len: int) -> tuple[int, int] | None:
+        """A tracked state to keep, as its length and the entry of its slot."""
+        return self._tracked.newest(req, token_ids_len, self._page_size)
 
     def _prepare_replayed(self, req: Req, insert_params: InsertParams, token_ids_len: int) -> int:
         """ReplaySSM: the slot is behind by the decoded tokens in its ring, which are given up.

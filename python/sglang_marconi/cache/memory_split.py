@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from marconi_kernels import Encoding, StateLayout, StatePart
+from sglang.srt.constants import GPU_MEMORY_TYPE_KV_CACHE
 from sglang.srt.mem_cache.allocation_sizing import get_mamba_tracking_slots
 from sglang.srt.runtime_context import get_context, get_exec, get_schedule
+from sglang.srt.utils.torch_memory_saver_adapter import TorchMemorySaverAdapter
 
 from sglang_marconi.cache.checkpoint_pool import CheckpointPool
 from sglang_marconi.compatibility import UnsupportedConfiguration
@@ -145,7 +147,10 @@ class StoreBuilder:
             )
         except StoreSizeError as error:
             raise UnsupportedConfiguration(f"--radix-cache-backend marconi: {error}") from error
-        store = CheckpointStore(layout, size, lossy=lossy, device=torch.device(device))
+        # As SGLang has its own states, to be released and taken back with them.
+        saver = TorchMemorySaverAdapter.create(enable=get_exec().features.enable_memory_saver)
+        with saver.region(GPU_MEMORY_TYPE_KV_CACHE):
+            store = CheckpointStore(layout, size, lossy=lossy, device=torch.device(device))
         logger.info(
             "Marconi: a store of %d pages of %d bytes; a checkpoint takes %s",
             store.pages,

@@ -13,6 +13,7 @@ from sglang_marconi.cache import TREE_CORE
 from sglang_marconi.cache.full_component import MarconiFullComponent
 from sglang_marconi.cache.mamba_component import MarconiMambaComponent
 from sglang_marconi.cache.paged_component import PagedMambaComponent
+from sglang_marconi.cache.tracked_states import TrackedStates
 from sglang_marconi.observe.events import Decision, Observer, timed
 
 if TYPE_CHECKING:
@@ -70,17 +71,25 @@ def choose_components(
     policy: EvictionPolicy,
     tuning: AlphaTuning | None = None,
     observer: Observer | None = None,
+    *,
+    tracked: TrackedStates | None = None,
 ) -> None:
     """Have the cache built from ``params`` use our tree and components, and ``policy``.
 
     ``tuning``: what changes the policy while serving, if anything does. ``observer``: who hears
-    of what happens.
+    of what happens. ``tracked``: what hears of each pass; without it no tracked state is kept.
     """
     paged = has_store(params.req_to_token_pool)
     states = PagedMambaComponent if paged else MarconiMambaComponent
     params.component_registry_override = {
         **(params.component_registry_override or {}),
         ComponentType.FULL: MarconiFullComponent,
-        ComponentType.MAMBA: partial(states, policy=policy, tuning=tuning, observer=observer),
+        ComponentType.MAMBA: partial(
+            states,
+            policy=policy,
+            tracked=TrackedStates() if tracked is None else tracked,
+            tuning=tuning,
+            observer=observer,
+        ),
     }
     params.tree_core_backend = TREE_CORE

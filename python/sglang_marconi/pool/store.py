@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from marconi_kernels import Encoding, StateLayout, copy_pages, load, reencode, store
 
 from sglang_marconi.policy.forms import Form, forms_of
-from sglang_marconi.pool.arena import PageArena
+from sglang_marconi.pool.arena import PageArena, Runs, page_count, page_numbers
+from sglang_marconi.pool.host_memory import host_pages
+from sglang_marconi.pool.order import PageOrder
 from sglang_marconi.pool.sizing import StoreSize
 
 
@@ -18,7 +20,7 @@ class _Kept(NamedTuple):
     """A checkpoint: the number of its form and the pages that hold it, in order."""
 
     form: int
-    pages: list[int]
+    pages: Runs
 
 
 class CheckpointStore:
@@ -28,15 +30,19 @@ class CheckpointStore:
     stays the same as its form changes. `forms` says which forms there are: exact, then the
     lossy encoding it may be demoted to, then the host, as far as the store has them.
 
-    All work on the device is ordered on ``stream`` (``None``: on the current one), which must be
-    the one that running requests compute on: a state is stored after the pass that makes it and
-    before the next one changes it, and pages are written only after what read them before.
+    Nothing here waits for the device: work is queued, and every call may follow the one before at
+    once. ``store`` and ``load`` work on the stream that running requests compute on, so a state is
+    stored after the passes queued before and before those queued later, and a slot is filled
+    likewise. Which stream that is, ``serve_on`` says. Moves to and from the host have a stream of
+    their own: they wait for what was queued on the checkpoint that moves, not for requests, and
+    only what uses that checkpoint, or the pages it left, waits for them (`PageOrder`).
 
     Args:
         layout: what a state consists of and how it is cut into pages.
         size: pages on the device and on the host.
         lossy: the encoding that checkpoints may be demoted to.
         device: where the states of running requests are.
+        cuda: what stands in for ``torch.cuda``, for a test.
     """
 
     def __init__(
@@ -46,20 +52,20 @@ class CheckpointStore:
         *,
         lossy: Encoding | None = None,
         device: torch.device,
-        stream: torch.cuda.Stream | None = None,
+        cuda: Any | None = None,
     ) -> None:
+        if cuda is None and device.type == "cuda":
+            cuda = torch.cuda
         self.layout = layout
         self._encodings = [Encoding.EXACT, *([] if lossy is None else [lossy])]
         self._device = device
-        self.stream = stream
         self._on_device = PageArena(
-            size.device_pages, layout.page_bytes, device=device, reserved=size.reserved_pages
+            torch.empty((size.device_pages, layout.page_bytes), dtype=torch.uint8, device=device),
+            reserved=size.reserved_pages,
         )
-        self._on_host = PageArena(
-            size.host_pages,
-            layout.page_bytes,
-            device=torch.device("cpu"),
-            pinned=device.type == "cuda",
+        self._on_host = PageArena(host_pages(size.host_pages, layout.page_bytes, cuda=cuda))
+        self._order = PageOrder(
+            size.device_pages, device=device, moves=size.host_pages > 0, cuda=cuda
         )
         self.forms: tuple[Form, ...] = tuple(
             forms_of(
@@ -106,7 +112,7 @@ class CheckpointStore:
     def device_pages(self, checkpoint: int) -> int:
         """Pages that a checkpoint fills on the device."""
         kept = self._kept[checkpoint]
-        return 0 if self._is_host(kept.form) else len(kept.pages)
+        return 0 if self._is_host(kept.form) else page_count(kept.pages)
 
     def count(self, form: int) -> int:
         """How many checkpoints are in a form."""
@@ -139,10 +145,15 @@ class CheckpointStore:
 
     # ---- states ----
 
+    def serve_on(self, stream: torch.cuda.Stream | None) -> None:
+        """Requests compute on ``stream``; ``None``: on the one that is current in every call."""
+        self._order.stream = stream
+
     def warm_up(self, active: Sequence[torch.Tensor], spare_slot: int) -> None:
         """Do each kind of work once, so that no request waits for kernels to be compiled.
 
-        The store must be empty; ``spare_slot`` is one that no request computes in.
+        The store must be empty; ``spare_slot`` is one that no request computes in. Waits for the
+        device, as requests may then come on another stream.
         """
         slots = torch.tensor([spare_slot], device=self._device)
         checkpoint = self.allocate()
@@ -152,6 +163,11 @@ class CheckpointStore:
             self.set_form(checkpoint, form)
         self.load([checkpoint], active, slots)
         self.free(checkpoint)
+        self.finish()
+
+    def finish(self) -> None:
+        """Wait for all work that was queued: the memory may be taken away after that."""
+        self._order.finish()
 
     def store(self, checkpoint: int, active: Sequence[torch.Tensor], slots: torch.Tensor) -> None:
         """Copy a running request's state into a new checkpoint.
@@ -159,8 +175,9 @@ class CheckpointStore:
         ``active``: the tensors that requests compute in, each ``[layers, slots, ...]``.
         ``slots``: int64 ``[1]``, on their device.
         """
-        with self._ordered(slots):
-            rows = self._rows([self._kept[checkpoint].pages])
+        pages = self._kept[checkpoint].pages
+        with self._order.beside_requests(pages, slots=slots):
+            rows = self._rows([pages])
             store(active, slots, self._on_device.buffer, rows, Encoding.EXACT, self.layout)
 
     def load(
@@ -170,21 +187,21 @@ class CheckpointStore:
 
         ``slots``: int64 ``[len(checkpoints)]``, on the device of ``active``.
         """
-        with self._ordered(slots):
-            on_device = [not self._is_host(self._kept[number].form) for number in checkpoints]
-            if all(on_device):
-                self._load([self._kept[number] for number in checkpoints], active, slots)
-                return
-            for at, number in enumerate(checkpoints):
-                with self._brought(self._kept[number]) as kept:
-                    self._load([kept], active, slots[at : at + 1])
+        kept = [self._kept[number] for number in checkpoints]
+        if not any(self._is_host(each.form) for each in kept):
+            self._load(kept, active, slots)
+            return
+        for at, each in enumerate(kept):
+            with self._brought(each) as here:
+                self._load([here], active, slots[at : at + 1])
 
     def _load(
         self, kept: Sequence[_Kept], active: Sequence[torch.Tensor], slots: torch.Tensor
     ) -> None:
-        encodings = self._integers([self._encoding(each.form) for each in kept])
-        rows = self._rows([each.pages for each in kept])
-        load(active, slots, self._on_device.buffer, rows, encodings, self.layout)
+        pages = [each.pages for each in kept]
+        with self._order.beside_requests(*pages, slots=slots):
+            encodings = self._integers([self._encoding(each.form) for each in kept])
+            load(active, slots, self._on_device.buffer, self._rows(pages), encodings, self.layout)
 
     @contextmanager
     def _brought(self, kept: _Kept) -> Iterator[_Kept]:
@@ -192,11 +209,11 @@ class CheckpointStore:
         if not self._is_host(kept.form):
             yield kept
             return
-        pages = self._on_device.take(len(kept.pages), from_reserve=True)
+        pages = self._on_device.take(page_count(kept.pages), from_reserve=True)
         assert pages is not None, "the reserve is larger than any checkpoint that goes to the host"
-        copy_pages(self._on_host.buffer, kept.pages, self._on_device.buffer, pages)
+        with self._order.as_move(pages):
+            self._copy(self._on_host, kept.pages, self._on_device, pages)
         yield _Kept(kept.form - 1, pages)
-        # What overwrites them comes later on the same stream.
         self._on_device.give_back(pages)
 
     # ---- forms ----
@@ -218,28 +235,26 @@ class CheckpointStore:
         self._kept[checkpoint] = _Kept(form, pages)
         return before - self.device_pages(checkpoint)
 
-    def _reencode(self, kept: _Kept, form: int) -> list[int]:
+    def _reencode(self, kept: _Kept, form: int) -> Runs:
         source, target = self._encoding(kept.form), self._encoding(form)
         pages = self._on_device.take(self.layout.pages(target), from_reserve=True)
         assert pages is not None, "the reserve has room for a demoted checkpoint"
-        with self._ordered():
-            reencode(
-                self._on_device.buffer,
-                self._rows([kept.pages]),
-                source,
-                self._rows([pages]),
-                target,
-                self.layout,
-            )
+        with self._order.beside_requests(kept.pages, pages):
+            buffer, rows = self._on_device.buffer, self._rows([kept.pages])
+            reencode(buffer, rows, source, self._rows([pages]), target, self.layout)
         return pages
 
-    def _move(self, kept: _Kept, form: int) -> list[int] | None:
+    def _move(self, kept: _Kept, form: int) -> Runs | None:
         source, target = self._arena(kept.form), self._arena(form)
-        pages = target.take(len(kept.pages))
+        pages = target.take(page_count(kept.pages))
         if pages is not None:
-            with self._ordered():
-                copy_pages(source.buffer, kept.pages, target.buffer, pages)
+            # Pages on the host are touched by moves alone, which are in order.
+            with self._order.as_move(pages if source is self._on_host else kept.pages):
+                self._copy(source, kept.pages, target, pages)
         return pages
+
+    def _copy(self, source: PageArena, here: Runs, target: PageArena, there: Runs) -> None:
+        copy_pages(source.buffer, page_numbers(here), target.buffer, page_numbers(there))
 
     def _is_host(self, form: int) -> bool:
         return self.forms[form].host_bytes > 0
@@ -253,25 +268,11 @@ class CheckpointStore:
 
     # ---- launches ----
 
-    @contextmanager
-    def _ordered(self, slots: torch.Tensor | None = None) -> Iterator[None]:
-        """Work queued inside runs on the store's stream, after what is queued now."""
-        current = None if self.stream is None else torch.cuda.current_stream(self._device)
-        if self.stream is None or current == self.stream:
-            yield
-            return
-        assert current is not None
-        self.stream.wait_stream(current)
-        if slots is not None:
-            # Its memory must not be used for something else before this stream has read it.
-            slots.record_stream(self.stream)
-        with torch.cuda.stream(self.stream):
-            yield
-
-    def _rows(self, pages: Sequence[list[int]]) -> torch.Tensor:
+    def _rows(self, pages: Sequence[Runs]) -> torch.Tensor:
         """Page numbers, int32 ``[checkpoints, most pages]``; beyond the last they are ignored."""
-        width = max(map(len, pages))
-        return self._integers([row + [0] * (width - len(row)) for row in pages])
+        rows = [page_numbers(runs) for runs in pages]
+        width = max(map(len, rows))
+        return self._integers([row + [0] * (width - len(row)) for row in rows])
 
     def _integers(self, numbers: Sequence[int] | Sequence[Sequence[int]]) -> torch.Tensor:
         """int32 on the device, without waiting for it."""
