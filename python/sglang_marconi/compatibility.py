@@ -13,17 +13,37 @@ class UnsupportedConfiguration(ValueError):
 
 
 class Refusal(NamedTuple):
-    """An option that cannot be combined with the backend.
+    """What cannot be combined with the backend: an option, an environment variable, a model.
 
     ``applies`` sees SGLang's resolved arguments; ``option`` and ``reason`` make the message.
+    ``remedy``: what to do instead of omitting the option.
     """
 
     option: str
     applies: Callable[[Any], bool]
     reason: str
+    remedy: str = ""
 
     def __str__(self) -> str:
         return f"--radix-cache-backend marconi does not go with {self.option}: {self.reason}."
+
+
+def _is_set(name: str) -> bool:
+    """Whether one of SGLang's switches is on in the environment."""
+    from sglang.srt.environ import envs
+
+    return bool(getattr(envs, name).get())
+
+
+def _has_windows(args: Any) -> bool:
+    """Whether SGLang keeps KV of sliding windows apart; of recurrent models Inkling has some."""
+    from sglang.srt.arg_groups.model_override_base import model_config_of
+
+    try:
+        return bool(model_config_of(args).is_hybrid_swa)
+    except Exception:
+        # What is wrong with the model, its loading says.
+        return False
 
 
 REFUSALS = (
@@ -63,6 +83,26 @@ REFUSALS = (
         "it is a cache backend itself",
     ),
     Refusal(
+        "--enable-unified-cache-external-linker",
+        lambda args: bool(args.enable_unified_cache_external_linker),
+        "a state that comes from outside is not followed yet",
+    ),
+    Refusal(
+        "--enable-unified-memory",
+        lambda args: bool(args.enable_unified_memory),
+        "KV gives way to states inside its one buffer, which the eviction policy does not see",
+    ),
+    Refusal(
+        "--enable-hisparse",
+        lambda args: bool(args.enable_hisparse),
+        "KV that moved to the host is not followed yet",
+    ),
+    Refusal(
+        "--enable-pdmux",
+        lambda args: bool(args.enable_pdmux),
+        "a state is copied on one stream, and requests compute on two",
+    ),
+    Refusal(
         "--dllm-algorithm",
         lambda args: args.dllm_algorithm is not None,
         "diffusion models revisit tokens whose state is already taken",
@@ -76,6 +116,25 @@ REFUSALS = (
         "--pp-size",
         lambda args: args.pp_size > 1,
         "a branch is cut for one pipeline stage at a time only",
+    ),
+    Refusal(
+        "SGLANG_OPT_MAMBA_SKIP_DECODE_LOCK",
+        lambda _: _is_set("SGLANG_OPT_MAMBA_SKIP_DECODE_LOCK"),
+        "the state that a cut request goes on from could be evicted before it is copied",
+        "unset it",
+    ),
+    Refusal(
+        "SGLANG_ENABLE_POST_CAPTURE_KV_SIZING",
+        lambda _: _is_set("SGLANG_ENABLE_POST_CAPTURE_KV_SIZING"),
+        "the pool of KV then says more bytes than it takes, by which the eviction policy goes",
+        "unset it",
+    ),
+    Refusal(
+        "a model with sliding windows",
+        _has_windows,
+        "KV that is out of a window goes when SGLang decides, which the eviction policy does not "
+        "see",
+        "omit --radix-cache-backend: SGLang's own cache serves it",
     ),
 )
 

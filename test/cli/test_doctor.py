@@ -7,11 +7,13 @@ import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from sglang_marconi import seams
 from sglang_marconi.cli import main
+from sglang_marconi.compatibility import Refusal
 from sglang_marconi.config import Settings
 from sglang_marconi.cost import ModelCost, preset_config
 from sglang_marconi.cost.encoding import RecurrentPart
@@ -186,17 +188,56 @@ LLAMA = {
     ("config", "settings", "statuses", "named"),
     [
         (preset_config("nemotron-nano-9b-v2"), Settings(), ("ok", "ok"), "; hybrid"),
-        (preset_config("qwen3-next-80b-a3b"), Settings(), ("problem", "ok"), "CPU runtime"),
+        (preset_config("falcon-h1-7b"), Settings(), ("ok", "ok"), "; hybrid"),
+        (preset_config("lfm2-2.6b"), Settings(), ("ok", "ok"), "; hybrid"),
+        (preset_config("qwen3-next-80b-a3b"), Settings(), ("problem", "ok"), "GatedDeltaNet"),
+        (preset_config("kimi-linear-48b-a3b"), Settings(), ("problem", "ok"), "KimiDelta"),
+        # On a CPU their experts crash, not their recurrent layers.
+        (preset_config("nemotron-3-nano-30b-a3b"), Settings(), ("problem", "ok"), "Experts"),
+        (preset_config("granite-4.0-h-tiny"), Settings(), ("problem", "ok"), "Experts"),
         (LLAMA, Settings(), ("problem", "ok"), "no recurrent layers"),
-        ({"model_type": "novel"}, Settings(), ("ok", "problem"), "novel"),
-        ({"model_type": "novel"}, Settings(cost="tokens"), ("ok", "warning"), "novel"),
-        ({}, Settings(), ("ok", "problem"), "no model_type"),
+        ({"model_type": "novel"}, Settings(), ("problem", "problem"), "novel"),
+        ({"model_type": "novel"}, Settings(cost="tokens"), ("problem", "warning"), "novel"),
+        ({}, Settings(), ("problem", "problem"), "no model_type"),
     ],
 )
 def test_models(config: Any, settings: Settings, statuses: tuple[str, str], named: str) -> None:
     model, formula = model_findings(config, settings, on_cpu=True)
     assert (model.status, formula.status) == statuses
     assert named in model.found
+    assert bool(model.remedy) == (model.status == "problem")
+
+
+def test_a_model_without_a_formula_may_run_on_an_accelerator() -> None:
+    model, formula = model_findings({"model_type": "novel"}, Settings(cost="tokens"))
+    assert (model.status, formula.status) == ("ok", "warning")
+
+
+def test_what_is_refused_has_a_row_and_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = (
+        Refusal("checkpoint_memory", lambda _: True, "states have siblings here"),
+        Refusal("SWITCH", lambda _: True, "it breaks a copy", "unset it"),
+        Refusal("--other", lambda _: False, "not asked for"),
+    )
+    asked_of: list[Settings] = []
+
+    def of_the_store(settings: Settings) -> tuple[Refusal, ...]:
+        asked_of.append(settings)
+        return refused
+
+    monkeypatch.setattr(server, "store_refusals", of_the_store)
+    found: list[Finding] = []
+    args = SimpleNamespace(radix_eviction_policy_config={"encoding": "int8"})
+    monkeypatch.setattr(server, "REFUSALS", ())
+    monkeypatch.setattr(server, "_resolve", lambda *_: args)
+    server._check_arguments([], server._Device("cuda"), found.append)
+    rows = by_check(found)
+    assert [settings.encoding for settings in asked_of] == ["int8"]
+    assert (rows["checkpoint_memory"].status, rows["SWITCH"].status) == ("problem", "problem")
+    assert "siblings" in rows["checkpoint_memory"].found
+    assert rows["checkpoint_memory"].remedy == "omit checkpoint_memory"
+    assert rows["SWITCH"].remedy == "unset it"
+    assert "--other" not in rows
 
 
 COST = ModelCost(1.0, 0.0, state_bytes=10**8, kv_bytes_per_token=10**4)

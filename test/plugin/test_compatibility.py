@@ -6,9 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sglang.srt.arg_groups import model_override_base
+from sglang.srt.environ import envs
+from sglang.srt.server_args import ServerArgs
 from sglang_marconi import plugin, seams
 from sglang_marconi.cache.live_policy import LivePolicy
-from sglang_marconi.compatibility import UnsupportedConfiguration, check_arguments
+from sglang_marconi.compatibility import REFUSALS, UnsupportedConfiguration, check_arguments
 from sglang_marconi.config import Settings, SettingsError, parse_settings
 from sglang_marconi.cost import preset
 from sglang_marconi.policy.prediction import PredictedReuse
@@ -23,6 +26,10 @@ ACCEPTED: dict[str, Any] = {
     "enable_hierarchical_cache": False,
     "enable_lmcache": False,
     "enable_flexkv": False,
+    "enable_unified_cache_external_linker": False,
+    "enable_unified_memory": False,
+    "enable_hisparse": False,
+    "enable_pdmux": False,
     "dllm_algorithm": None,
     "enable_deterministic_inference": False,
     "pp_size": 1,
@@ -50,6 +57,10 @@ def test_a_hybrid_model_is_accepted() -> None:
         ({"enable_hierarchical_cache": True}, "--enable-hierarchical-cache"),
         ({"enable_lmcache": True}, "--enable-lmcache"),
         ({"enable_flexkv": True}, "--enable-flexkv"),
+        ({"enable_unified_cache_external_linker": True}, "--enable-unified-cache-external-linker"),
+        ({"enable_unified_memory": True}, "--enable-unified-memory"),
+        ({"enable_hisparse": True}, "--enable-hisparse"),
+        ({"enable_pdmux": True}, "--enable-pdmux"),
         ({"dllm_algorithm": "x"}, "--dllm-algorithm"),
         ({"enable_deterministic_inference": True}, "--enable-deterministic-inference"),
         ({"pp_size": 2}, "--pp-size"),
@@ -59,6 +70,35 @@ def test_a_hybrid_model_is_accepted() -> None:
 def test_what_cannot_be_honoured_is_named(changed: dict[str, Any], named: str) -> None:
     with pytest.raises(UnsupportedConfiguration, match=named):
         check_arguments(arguments(**changed))
+
+
+@pytest.mark.parametrize(
+    "name", ["SGLANG_OPT_MAMBA_SKIP_DECODE_LOCK", "SGLANG_ENABLE_POST_CAPTURE_KV_SIZING"]
+)
+def test_a_switch_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "0")
+    check_arguments(arguments())
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(UnsupportedConfiguration, match=name):
+        check_arguments(arguments())
+
+
+def test_a_model_with_sliding_windows_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for windows in (False, True):
+        config = SimpleNamespace(is_hybrid_swa=windows)
+        monkeypatch.setattr(model_override_base, "model_config_of", lambda _, found=config: found)
+        if windows:
+            with pytest.raises(UnsupportedConfiguration, match="sliding windows"):
+                check_arguments(arguments())
+        else:
+            check_arguments(arguments())
+
+
+def test_what_is_refused_is_there_in_sglang() -> None:
+    named = [refusal.option for refusal in REFUSALS]
+    options = {name.removeprefix("--").replace("-", "_") for name in named if name[:2] == "--"}
+    assert options <= set(ServerArgs.__struct_fields__)
+    assert all(hasattr(envs, name) for name in named if name.startswith("SGLANG_"))
 
 
 def test_settings_name_the_key_the_value_and_what_is_allowed() -> None:

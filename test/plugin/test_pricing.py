@@ -29,15 +29,34 @@ def test_a_layer_without_a_formula_is_named() -> None:
         price_config(config, Settings(), tp_size=1)
 
 
-def test_bytes_are_those_of_the_pools(monkeypatch: pytest.MonkeyPatch) -> None:
+CONFIG = CacheConfig(components=(ComponentType.FULL, ComponentType.MAMBA))
+
+
+def build_pools(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+    """A cache as SGLang builds it, and its allocator of KV."""
     monkeypatch.setattr(fixtures, "get_device", lambda: "cpu")
-    config = CacheConfig(components=(ComponentType.FULL, ComponentType.MAMBA))
-    cache: Any
-    cache, allocator, _pool = fixtures.build_fixture(config, tree_core_backend="python")
+    cache, allocator, _pool = fixtures.build_fixture(CONFIG, tree_core_backend="python")
+    return cache, allocator
+
+
+@pytest.mark.parametrize("nothing", [0, (0, 0)])
+def test_a_pool_that_does_not_say_what_it_takes_is_named(
+    monkeypatch: pytest.MonkeyPatch, nothing: Any
+) -> None:
+    # As SGLang's pool of unified memory does.
+    cache, allocator = build_pools(monkeypatch)
+    monkeypatch.setattr(allocator.get_kvcache(), "get_kv_size_bytes", lambda: nothing)
+    cost = price_config({}, Settings(cost="tokens"), tp_size=1)
+    with pytest.raises(UnsupportedConfiguration, match="HybridLinearKVPool does not say"):
+        with_pools(cost, cache.cache_init_params)
+
+
+def test_bytes_are_those_of_the_pools(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, allocator = build_pools(monkeypatch)
     cost = with_pools(price_config({}, Settings(cost="tokens"), tp_size=1), cache.cache_init_params)
     attention, recurrent = 6, 18
     heads, head_dim, state, conv = 2, 16, 16, 3
-    channels = config.mamba_intermediate_size + 2 * state
+    channels = CONFIG.mamba_intermediate_size + 2 * state
     assert cost.state_bytes == recurrent * 2 * (heads * head_dim * state + channels * conv)
     kv_heads, kv_head_dim = 2, 64
     assert type(cost.kv_bytes_per_token) is int

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sglang_marconi.policy.admission import PrefixMatch, branch_point, chunk_end, last_token
+from sglang_marconi.cost import ModelCost, from_config, preset, preset_config, token_length_cost
+from sglang_marconi.policy.admission import (
+    PrefixMatch,
+    branch_point,
+    chunk_end,
+    is_worth_a_cut,
+    last_token,
+)
 
 pages = st.sampled_from([1, 2, 16, 64])
 lengths = st.integers(min_value=0, max_value=5000)
+PAPER = preset("paper-7b")
+# However little a branch saves, it is worth a pass that takes no time.
+FREE_PASSES = replace(PAPER, pass_flops=0.0)
+TOKENS = token_length_cost(state_bytes=1, kv_bytes_per_token=1)
+
+
+def least(cost: ModelCost, above: int = 0) -> int:
+    """The fewest tokens below a checkpoint for which a prefill is cut."""
+    return next(more for more in range(1, 5000) if is_worth_a_cut(above, above + more, cost))
 
 
 @given(lengths, lengths, pages)
@@ -15,7 +34,7 @@ def test_branch_is_the_last_whole_page_the_tree_shares(
     shared: int, resumed: int, page: int
 ) -> None:
     resumed = min(shared, resumed) // page * page
-    branch = branch_point(PrefixMatch(shared, resumed, branches=True), page)
+    branch = branch_point(PrefixMatch(shared, resumed, branches=True), page, FREE_PASSES)
     if branch is None:
         assert shared - resumed < page
     else:
@@ -24,13 +43,48 @@ def test_branch_is_the_last_whole_page_the_tree_shares(
 
 
 def test_no_branch_where_a_checkpoint_stands() -> None:
-    assert branch_point(PrefixMatch(257, 257, branches=True), 1) is None
-    assert branch_point(PrefixMatch(0, 0, branches=True), 1) is None
-    assert branch_point(PrefixMatch(257, 0, branches=True), 1) == 257
+    assert branch_point(PrefixMatch(257, 257, branches=True), 1, FREE_PASSES) is None
+    assert branch_point(PrefixMatch(0, 0, branches=True), 1, FREE_PASSES) is None
+    assert branch_point(PrefixMatch(257, 0, branches=True), 1, PAPER) == 257
 
 
 def test_no_branch_where_a_prompt_continues_what_ended() -> None:
-    assert branch_point(PrefixMatch(257, 0, branches=False), 1) is None
+    assert branch_point(PrefixMatch(257, 0, branches=False), 1, FREE_PASSES) is None
+
+
+@pytest.mark.parametrize(
+    ("cost", "tokens"),
+    [
+        # What an H100 computes in the time in which it reads a 16-bit model is a prefill of 295
+        # tokens, a tenth of which ten hits save; a little less where tokens do more than
+        # multiply with the weights.
+        (PAPER, 30),
+        (preset("nemotron-nano-9b-v2"), 30),
+        (preset("granite-4.0-h-tiny"), 29),
+        # Of its 512 experts a token is multiplied with 10.
+        (preset("qwen3-next-80b-a3b"), 29),
+        (from_config(preset_config("nemotron-nano-9b-v2"), tp_size=4), 30),
+        (TOKENS, 30),
+    ],
+)
+def test_a_short_gain_is_not_worth_a_cut(cost: ModelCost, tokens: int) -> None:
+    assert least(cost) == tokens
+    for above in (0, 1000):
+        gain = least(cost, above)
+        shared = above + gain
+        assert branch_point(PrefixMatch(shared, above, branches=True), 1, cost) == shared
+        assert branch_point(PrefixMatch(shared - 1, above, branches=True), 1, cost) is None
+
+
+def test_far_down_a_token_costs_more_so_that_fewer_are_worth_a_cut() -> None:
+    assert least(PAPER, 100_000) < least(PAPER)
+    assert least(TOKENS, 100_000) == least(TOKENS)
+
+
+def test_what_is_cut_off_for_a_page_is_no_gain() -> None:
+    assert branch_point(PrefixMatch(64 + 63, 64, branches=True), 64, TOKENS) is None
+    assert branch_point(PrefixMatch(64 + 63, 64, branches=True), 16, TOKENS) == 64 + 48
+    assert branch_point(PrefixMatch(31, 0, branches=True), 16, TOKENS) is None
 
 
 @given(lengths, lengths, st.none() | lengths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -221,6 +222,8 @@ def test_the_airline_trace_gives_what_an_independent_simulator_gave(
     policy: str, expected: tuple[float, ...]
 ) -> None:
     asked = list(read_trace(AIRLINE, limit=600))
+    # It cuts prefills at every branch point, however little is gained.
+    cost = replace(preset("paper-7b"), pass_flops=0.0)
     for gigabytes, percent in zip((1, 2, 5, 10), expected, strict=False):
-        setup = Setup("t", policy, "paper-7b", preset("paper-7b"), Budget(gigabytes * 10**9))
+        setup = Setup("t", policy, "paper-7b", cost, Budget(gigabytes * 10**9))
         assert 100 * simulate(setup, asked).run.token_hit_rate == pytest.approx(percent, abs=1)

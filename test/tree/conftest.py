@@ -17,6 +17,7 @@ from sglang_marconi.cache.tree_core import MarconiTreeCore
 from sglang_marconi.cost import token_length_cost
 from sglang_marconi.policy.eviction import EvictionPolicy
 from sglang_marconi.policy.utility import PaperUtility
+from tree_reference import with_free_passes
 
 
 class TrackedByRequest(TrackedStates):
@@ -36,7 +37,7 @@ class InspectedTree(UnifiedTreeCoreInspector, MarconiTreeCore):
 
 def build_marconi_cache(params: CacheInitParams) -> MarconiRadixCache:
     """What the kits call in place of SGLang's ``UnifiedRadixCache``."""
-    cost = token_length_cost(state_bytes=100, kv_bytes_per_token=1)
+    cost = with_free_passes(token_length_cost(state_bytes=100, kv_bytes_per_token=1))
     policy = EvictionPolicy(cost, PaperUtility(0.0))
     choose_components(params, policy, tracked=TrackedByRequest())
     return MarconiRadixCache(params=params)

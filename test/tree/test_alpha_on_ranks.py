@@ -16,9 +16,9 @@ from sglang_marconi.policy.eviction import EvictionPolicy
 from sglang_marconi.policy.utility import PaperUtility
 from sglang_marconi.tuning.messages import Setup
 from test_same_decisions import work
-from tree_reference import SINGLE_TOKENS, Serving
+from tree_reference import SINGLE_TOKENS, Serving, with_free_passes
 
-_COST = preset("paper-7b")
+_COST = with_free_passes(preset("paper-7b"))
 _SETUP = Setup(cost=_COST, state_bytes=1, kv_bytes=1, alpha=0.0)
 
 

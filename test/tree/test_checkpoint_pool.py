@@ -27,7 +27,7 @@ from sglang_marconi.policy.prediction import PredictedReuse
 from sglang_marconi.policy.ranking import Valuation
 from sglang_marconi.policy.utility import PaperUtility
 from sglang_marconi.pool import CheckpointStore, store_size
-from tree_reference import MAMBA, SINGLE_TOKENS, Flight, Serving, Tokens
+from tree_reference import MAMBA, SINGLE_TOKENS, Flight, Serving, Tokens, with_free_passes
 
 # States large enough that a byte an element saves room, scales and whole pages included.
 CONFIG = replace(
@@ -85,7 +85,8 @@ class StoredServing(Serving):
             )
 
         names = None if lossy is None else (lossy.name.lower(), 2)
-        policy = EvictionPolicy(preset("paper-7b"), valuation, forms_of(4, names, host=host))
+        cost = with_free_passes(preset("paper-7b"))
+        policy = EvictionPolicy(cost, valuation, forms_of(4, names, host=host))
         with mock.patch(_MAKE_POOL, make_pool):
             super().__init__(cfg, policy)
         self.checkpoints: CheckpointPool = self.pool.mamba_ckpt_pool

@@ -22,9 +22,10 @@ from tree_reference import (
     Flight,
     Serving,
     Tokens,
+    with_free_passes,
 )
 
-_PAPER = preset("paper-7b")
+_PAPER = with_free_passes(preset("paper-7b"))
 # The second makes a token's KV count as much as a state.
 _COSTS = (_PAPER, _PAPER.with_pool_bytes(state_bytes=1, kv_bytes_per_token=1))
 _MORE_THAN_THERE_IS = 1000

@@ -18,7 +18,7 @@ from sglang_marconi.observe.routers import ON_DEVICE, CheckpointEvents, checkpoi
 from sglang_marconi.policy.eviction import EvictionPolicy
 from sglang_marconi.policy.prediction import PredictedReuse
 from test_same_decisions import work
-from tree_reference import MAMBA, PAGES_OF_FOUR, SINGLE_TOKENS, Serving
+from tree_reference import MAMBA, PAGES_OF_FOUR, SINGLE_TOKENS, Serving, with_free_passes
 
 BOTH = pytest.mark.parametrize("cfg", [SINGLE_TOKENS, PAGES_OF_FOUR], ids=lambda cfg: cfg.label)
 
@@ -28,7 +28,7 @@ class Observed:
 
     def __init__(self, cfg: CacheConfig) -> None:
         observer = Observer()
-        policy = EvictionPolicy(preset("paper-7b"), PredictedReuse())
+        policy = EvictionPolicy(with_free_passes(preset("paper-7b")), PredictedReuse())
         self.serving = Serving(cfg, policy, observer)
         self.tree = self.serving.cache.tree_core
         self.held = Held(observer, policy.forms)

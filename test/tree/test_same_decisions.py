@@ -21,7 +21,7 @@ from sglang_marconi.policy.eviction import EvictionPolicy
 from sglang_marconi.policy.prediction import PredictedReuse
 from sglang_marconi.policy.ranking import Valuation
 from sglang_marconi.policy.utility import PaperUtility
-from tree_reference import PAGES_OF_FOUR, SINGLE_TOKENS, Evicted, Flight, Serving
+from tree_reference import PAGES_OF_FOUR, SINGLE_TOKENS, Evicted, Flight, Serving, with_free_passes
 
 _VALUATIONS: dict[str, Callable[[], Valuation]] = {
     "alpha 0": lambda: PaperUtility(0.0),
@@ -33,7 +33,7 @@ _STEPS = 150
 
 
 def new_serving(cfg: CacheConfig, valuation: str, observer: Observer | None = None) -> Serving:
-    policy = EvictionPolicy(preset("paper-7b"), _VALUATIONS[valuation]())
+    policy = EvictionPolicy(with_free_passes(preset("paper-7b")), _VALUATIONS[valuation]())
     return Serving(cfg, policy, observer)
 
 

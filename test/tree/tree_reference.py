@@ -73,6 +73,14 @@ PAGES_OF_FOUR = replace(
 )
 
 
+def with_free_passes(cost: ModelCost) -> ModelCost:
+    """The same cost, by which a branch is worth its cut however little it saves.
+
+    Sequences here are shorter than what pays for a pass.
+    """
+    return replace(cost, pass_flops=0.0)
+
+
 class Evicted(NamedTuple):
     """What left the tree: a node's state alone, or a leaf with its KV and state."""
 

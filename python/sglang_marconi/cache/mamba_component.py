@@ -122,7 +122,8 @@ class MarconiMambaComponent(MambaComponent):
         )
         if self.observer is not None and params.req is not None:
             self.observer.emit(Matched(params.req, match.shared_tokens))
-        return result._replace(mamba_branching_seqlen=branch_point(match, self._page_size))
+        branch = branch_point(match, self._page_size, self.policy.cost)
+        return result._replace(mamba_branching_seqlen=branch)
 
     def _branches(self, node_id: int | None) -> bool:
         """Whether something else than the matched prompt continues this node, or will."""

@@ -33,15 +33,26 @@ def price_config(hf_config: Any, settings: Settings, *, tp_size: int) -> ModelCo
 
 
 def with_pools(cost: ModelCost, params: CacheInitParams) -> ModelCost:
-    """The same FLOPs, with the bytes that a state and a token take in this server's pools."""
+    """The same FLOPs, with the bytes that a state and a token take in this server's pools.
+
+    Raises:
+        UnsupportedConfiguration: the pool of KV does not say what it takes.
+    """
     states = params.req_to_token_pool.mamba_pool.mamba_cache
     kv_bytes = params.token_to_kv_pool_allocator.get_kvcache().get_kv_size_bytes()
     if isinstance(kv_bytes, tuple):
         kv_bytes = sum(kv_bytes)
+    kv_bytes_per_token = int(kv_bytes) // params.token_to_kv_pool_allocator.size
+    if not kv_bytes_per_token:
+        pool = type(params.token_to_kv_pool_allocator.get_kvcache()).__name__
+        raise UnsupportedConfiguration(
+            f"--radix-cache-backend marconi: {pool} does not say how many bytes a token of KV "
+            "takes, by which the eviction policy goes"
+        )
     return cost.with_pool_bytes(
         # Layers come first, slots second.
         state_bytes=sum(part.nbytes // part.shape[1] for part in (*states.conv, states.temporal)),
-        kv_bytes_per_token=int(kv_bytes) // params.token_to_kv_pool_allocator.size,
+        kv_bytes_per_token=kv_bytes_per_token,
     )
 
 

@@ -8,7 +8,7 @@ from sglang_marconi.cost.config_view import ConfigView
 from sglang_marconi.cost.encoding import RecurrentPart
 from sglang_marconi.cost.families import layers_of
 from sglang_marconi.cost.layer import LayerCost
-from sglang_marconi.cost.model import ModelCost, WindowCost
+from sglang_marconi.cost.model import ModelCost, WindowCost, pass_flops_of
 
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _DEFAULT_STATE_DTYPE = "float32"
@@ -64,10 +64,11 @@ def sum_layers(
     A causal prefill of n tokens attends to n * (n + 1) / 2 keys, so that half of a
     layer's FLOPs per key goes to the linear and half to the quadratic coefficient.
     """
-    per_token = per_key = 0.0
+    per_token = per_key = weights = 0.0
     kv_elements = recurrent = scales = conv = 0
     windows: dict[int, tuple[float, int]] = {}
     for layer in layers:
+        weights += layer.weights(tp_size)
         per_token += 2.0 * layer.weights(tp_size) + layer.scan_flops(tp_size)
         keys = layer.keys(tp_size)
         if keys.window is None:
@@ -92,6 +93,7 @@ def sum_layers(
         parameters=embedding_parameters + sum(layer.total_weights() for layer in layers),
         active_parameters=embedding_parameters + sum(layer.weights(1) for layer in layers),
         recurrent=RecurrentPart(recurrent, state_dtype_bytes, scales),
+        pass_flops=pass_flops_of(weights),
     )
 
 

@@ -10,7 +10,10 @@ _NONE = RecurrentPart()
 
 FLOPS_PER_BYTE = 295
 """What an H100 SXM computes in bf16 while it reads a byte: 989.4 TFLOP/s over 3.35 TB/s (its data
-sheet). An A100 has 156, a B200 281."""
+sheet). An A100 has 156."""
+
+WEIGHT_BYTES = 2
+"""Of a weight: 16 bits. Quantised ones are read in less time, and computed with in less, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,26 +102,27 @@ class ModelCost:
         )
 
 
-def pass_flops_of(weight_bytes: float) -> float:
-    """FLOPs that a device computes in the time in which a pass reads ``weight_bytes`` of weights.
+def pass_flops_of(weights: float) -> float:
+    """FLOPs that a device computes in the time in which a pass reads ``weights`` weights.
 
     The ridge of the roofline (Williams, Waterman and Patterson, CACM 52(4), 2009): a pass takes
-    the longer of reading its weights and computing its tokens, so one that computes fewer FLOPs
-    than these takes no less time.
+    the longer of reading its weights and computing its tokens, so one of fewer FLOPs than these
+    takes no less time. ``weights``: those that a token is multiplied with. A pass over many tokens
+    reads every expert, which is not counted: how much a pass has to read then depends on what
+    other requests are in it, and would be read without this one.
     """
-    return FLOPS_PER_BYTE * weight_bytes
+    return FLOPS_PER_BYTE * WEIGHT_BYTES * weights
 
 
 def token_length_cost(*, state_bytes: int, kv_bytes_per_token: int) -> ModelCost:
     """For a model that no formula covers: every token costs one unit, wherever it stands.
 
-    A pass costs what it does for a dense model of 16-bit weights: 2 FLOPs a token for each weight
-    of 2 bytes.
+    So a weight costs half a unit a token.
     """
     return ModelCost(
         flops_per_token=1.0,
         flops_per_token_squared=0.0,
         state_bytes=state_bytes,
         kv_bytes_per_token=kv_bytes_per_token,
-        pass_flops=pass_flops_of(1.0),
+        pass_flops=pass_flops_of(0.5),
     )

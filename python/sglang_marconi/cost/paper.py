@@ -9,6 +9,11 @@ _FP16_BYTES = 2
 _CONV_KERNEL = 4
 
 
+def paper_weights(*, attention_layers: int, mamba_layers: int, mlp_layers: int, hidden: int) -> int:
+    """Weights of the matrices in the same appendix, each of which is 2 FLOPs a token."""
+    return (4 * attention_layers + 8 * mlp_layers + 6 * mamba_layers) * hidden**2
+
+
 def paper_cost(
     *, attention_layers: int, mamba_layers: int, mlp_layers: int, hidden: int, state_dim: int
 ) -> ModelCost:
@@ -24,7 +29,7 @@ def paper_cost(
 
     Bytes, all 16-bit: a token's KV is ``4 D`` per attention layer; a checkpoint is per
     Mamba layer ``2 D N`` of state and a convolution window of 4 positions over ``2 D + 2
-    N`` channels.
+    N`` channels. A pass costs nothing there, so that every branch is worth its cut.
     """
     per_token = (
         attention_layers * 8 * hidden**2

@@ -7,10 +7,11 @@ config.json, taken from where the comment above each entry says.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from sglang_marconi.cost.build import from_config
-from sglang_marconi.cost.model import ModelCost
-from sglang_marconi.cost.paper import paper_cost
+from sglang_marconi.cost.model import ModelCost, pass_flops_of
+from sglang_marconi.cost.paper import paper_cost, paper_weights
 
 PAPER_7B = "paper-7b"
 
@@ -239,13 +240,14 @@ def preset_config(name: str) -> Mapping[str, object]:
 def preset(name: str) -> ModelCost:
     """A preset's cost on one rank, with the bytes per element that SGLang defaults to.
 
-    "paper-7b" is the 7B hybrid of the Marconi paper, accounted as the paper does.
+    "paper-7b" is the 7B hybrid of the Marconi paper, accounted as the paper does, but for what
+    a pass costs.
 
     Raises:
         KeyError: no such preset.
     """
     if name == PAPER_7B:
-        return paper_cost(
-            attention_layers=4, mamba_layers=24, mlp_layers=28, hidden=4096, state_dim=128
-        )
+        layers = {"attention_layers": 4, "mamba_layers": 24, "mlp_layers": 28, "hidden": 4096}
+        pass_flops = pass_flops_of(paper_weights(**layers))
+        return replace(paper_cost(**layers, state_dim=128), pass_flops=pass_flops)
     return from_config(preset_config(name))

@@ -9,13 +9,18 @@ from sglang_marconi.config import Settings
 from sglang_marconi.cost import UnsupportedModelError, from_config
 from sglang_marconi.cost.config_view import ConfigView
 from sglang_marconi.cost.families import layers_of
+from sglang_marconi.cost.feedforward import MixtureOfExperts
 from sglang_marconi.cost.layer import LayerCost
+from sglang_marconi.cost.linear import ShortConvolution
 from sglang_marconi.cost.mamba import Mamba2
 from sglang_marconi.doctor.findings import Finding
 from sglang_marconi.replay.page import units
 
 _COUNT_TOKENS = """pass --radix-eviction-policy-config '{"cost": "tokens"}'"""
 _EXAMPLE_TOKENS = 8192
+# What SGLang runs on a CPU with our recurrent operations.
+_RECURRENT_ON_CPU = (Mamba2, ShortConvolution)
+_USE_ACCELERATOR = "use an accelerator"
 
 
 def model_findings(
@@ -24,14 +29,14 @@ def model_findings(
     """The model's layers, and what a hit on it saves.
 
     ``config`` is a Hugging Face config, read or loaded. ``on_cpu``: the server runs on the
-    CPU runtime, which has Mamba2 only.
+    CPU runtime, which has Mamba2 and short convolutions only.
     """
     view = ConfigView(config)
     try:
         layers = layers_of(view)
         cost = from_config(config, tp_size=tp_size)
     except UnsupportedModelError as error:
-        yield Finding("model", "ok", view.model_type or "no model_type in its config")
+        yield _without_formula(view.model_type, on_cpu=on_cpu)
         if settings.cost == "tokens":
             yield Finding("formula", "warning", f"{error}; its length in tokens is counted")
         else:
@@ -48,6 +53,14 @@ def model_findings(
     )
 
 
+def _without_formula(family: str, *, on_cpu: bool) -> Finding:
+    found = family or "no model_type in its config"
+    if not on_cpu:
+        return Finding("model", "ok", found)
+    found += "; that the CPU runtime has its layers is not known"
+    return Finding("model", "problem", found, _USE_ACCELERATOR)
+
+
 def _layers(family: str, layers: Sequence[LayerCost], *, on_cpu: bool) -> Finding:
     kinds = Counter(type(layer).__name__ for layer in layers)
     found = f"{family}: " + ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
@@ -59,9 +72,18 @@ def _layers(family: str, layers: Sequence[LayerCost], *, on_cpu: bool) -> Findin
             f"{found}; no recurrent layers",
             "omit --radix-cache-backend: SGLang's own cache serves attention-only models",
         )
-    if on_cpu and not all(isinstance(layer, Mamba2) for layer in recurrent):
+    missing = {
+        type(layer).__name__: None
+        for layer in layers
+        if isinstance(layer, MixtureOfExperts)
+        or (any(layer.state(1)) and not isinstance(layer, _RECURRENT_ON_CPU))
+    }
+    if on_cpu and missing:
         return Finding(
-            "model", "problem", f"{found}; the CPU runtime has Mamba2 only", "use an accelerator"
+            "model",
+            "problem",
+            f"{found}; the CPU runtime has no {' or '.join(missing)}",
+            _USE_ACCELERATOR,
         )
     attention = any(layer.keys(1).kv_elements for layer in layers)
     return Finding("model", "ok", f"{found}; {'hybrid' if attention else 'recurrent only'}")

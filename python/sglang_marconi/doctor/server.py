@@ -92,7 +92,7 @@ def _check_device(arguments: Sequence[str], say: Say) -> _Device:
         other = torch.accelerator.current_accelerator(check_available=True)
         if options.device == "cpu":
             if other is None:
-                say(Finding("device", "ok", "the CPU, with our recurrent operations (Mamba2 only)"))
+                say(Finding("device", "ok", "the CPU, with our recurrent operations"))
             else:
                 say(
                     Finding(
@@ -162,7 +162,8 @@ def _check_arguments(arguments: list[str], device: _Device, say: Say) -> None:
         say(Finding("settings", "problem", str(error), SETTINGS_REMEDY))
     for refusal in (*REFUSALS, *store_refusals(settings)):
         if refusal.applies(args):
-            say(Finding(refusal.option, "problem", str(refusal), f"omit {refusal.option}"))
+            remedy = refusal.remedy or f"omit {refusal.option}"
+            say(Finding(refusal.option, "problem", str(refusal), remedy))
     resolved = getattr(server_args, "_resolution_finished", False)
     try:
         model_config = model_config_of(server_args)

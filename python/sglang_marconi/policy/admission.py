@@ -11,6 +11,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from sglang_marconi.cost import ModelCost
+
+USES = 10
+"""Hits on a branch point that have to pay for its cut."""
+
 
 class PrefixMatch(NamedTuple):
     """What the tree holds of a prompt.
@@ -27,16 +32,30 @@ class PrefixMatch(NamedTuple):
     branches: bool
 
 
-def branch_point(match: PrefixMatch, page_size: int) -> int | None:
+def branch_point(match: PrefixMatch, page_size: int, cost: ModelCost) -> int | None:
     """The prefix length at which this prompt's prefill should leave a checkpoint.
 
     A second prompt that shares a prefix proves the prefix worth keeping, so the
     state is taken exactly where the two part, or at the last whole page before it.
-    ``None`` where a checkpoint already stands there, and where none part: what continues
-    a conversation whose last state was evicted is served by its own end.
+    ``None`` where a checkpoint already stands there or so near that it is not worth a cut,
+    and where none part: what continues a conversation whose last state was evicted is
+    served by its own end.
     """
     at = match.shared_tokens // page_size * page_size
-    return at if match.branches and at > match.resumable_tokens else None
+    if not match.branches or at <= match.resumable_tokens:
+        return None
+    return at if is_worth_a_cut(match.resumable_tokens, at, cost) else None
+
+
+def is_worth_a_cut(above: int, at: int, cost: ModelCost) -> bool:
+    """Whether a checkpoint at ``at`` pays for the pass that it takes, if it is used now and then.
+
+    ``above``: the depth of the nearest checkpoint above it, 0 without one. A cut prefill takes
+    two passes instead of one, the second of which reads all weights again; a hit saves the FLOPs
+    from ``above`` on. With 16-bit weights the minimum is some 30 tokens for any model: what
+    a pass costs and what a token does both grow with the weights.
+    """
+    return USES * cost.prefill_flops(above, at) >= cost.pass_flops
 
 
 def chunk_end(start: int, end: int, branch: int | None) -> int:

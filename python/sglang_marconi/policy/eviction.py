@@ -48,7 +48,7 @@ class PricedLedger(PrefixLedger):
     ) -> None:
         self.valuation = valuation
         self.forms = check_forms(forms or forms_of(cost.state_bytes))
-        self._cost = cost
+        self.cost = cost
         self._uses_host = self.forms[-1].host_bytes > 0
         self.clear()
 
@@ -119,7 +119,7 @@ class PricedLedger(PrefixLedger):
     def _admits(self, ranking: Ranking, above: int, depth: int, size: int, *, branch: bool) -> bool:
         """Whether a checkpoint of so many bytes is worth what goes first in ``ranking``."""
         self._settle()
-        saved = self._cost.prefill_flops(above, depth)
+        saved = self.cost.prefill_flops(above, depth)
         return ranking.admits(saved / (size or 1), branch=branch)
 
     def _state(self, node: PrefixNode, saved: float) -> Candidate | None:
@@ -160,7 +160,7 @@ class PricedLedger(PrefixLedger):
         above = node.parent
         while above is not None and not above.has_state:
             above = above.parent
-        return self._cost.prefill_flops(above.depth if above is not None else 0, node.depth)
+        return self.cost.prefill_flops(above.depth if above is not None else 0, node.depth)
 
     def _leaf_bytes(self, node: PrefixNode) -> int:
         """Bytes on the device for the sake of a leaf with a state: the state and its KV.
@@ -172,7 +172,7 @@ class PricedLedger(PrefixLedger):
         while above is not None and not above.has_state and len(above.children) == 1:
             above = above.parent
         start = above.depth if above is not None else 0
-        return self.forms[node.form].device_bytes + self._cost.kv_bytes(node.depth - start)
+        return self.forms[node.form].device_bytes + self.cost.kv_bytes(node.depth - start)
 
 
 class EvictionPolicy(PricedLedger):

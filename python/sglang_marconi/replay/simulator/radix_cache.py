@@ -49,7 +49,8 @@ class RadixCache(SimulatedCache):
         resumed = next((node for node in reversed(walk.path) if node.prefix.has_state), None)
         hit = resumed.depth if resumed is not None else 0
         end = self._end_of(walk)
-        at = branch_point(PrefixMatch(walk.shared, hit, branches=bool(end.children)), 1)
+        shared = PrefixMatch(walk.shared, hit, branches=bool(end.children))
+        at = branch_point(shared, 1, self.cost)
         if resumed is not None:
             self.policy.use(resumed.prefix)
         return Match(hit, resumed, end if at is not None else None)

@@ -1,0 +1,132 @@
+"""What SGLang makes of arguments, in a process of its own: what we read of it, and say of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from tiny_model import build_tiny_model
+
+# Arguments, and over how many ranks SGLang divides the heads of its attention.
+LAYOUTS = (
+    (("--tp", "2"), 2),
+    (("--tp", "1", "--dp-size", "2"), 1),
+    # Deprecated, and turned by the resolution into what follows it.
+    (("--tp", "4", "--dp-size", "2", "--enable-dp-attention"), 2),
+    (("--tp", "4", "--attn-dp-size", "2"), 2),
+    (("--tp", "8", "--attn-dp-size", "2", "--enable-dp-attention"), 4),
+    (("--tp", "8", "--attn-cp-size", "2"), 4),
+    (("--tp", "8", "--attn-dp-size", "2", "--attn-cp-size", "2"), 2),
+)
+STRATEGY = "--mamba-radix-cache-strategy"
+NO_BUFFER = (STRATEGY, "no_buffer")
+NO_OVERLAP = "--disable-overlap-schedule"
+# Set for all, and refused where our backend is chosen.
+SWITCH = "SGLANG_OPT_MAMBA_SKIP_DECODE_LOCK"
+CHOSEN = ("--radix-cache-backend", "marconi")
+
+LFM2 = {
+    "architectures": ["Lfm2ForCausalLM"],
+    "model_type": "lfm2",
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "layer_types": ["conv", "full_attention"],
+    "conv_L_cache": 3,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "block_auto_adjust_ff_dim": False,
+}
+_CPU = ("--device", "cpu", "--attention-backend", "torch_native", "--sampling-backend", "pytorch")
+_RESOLVE = """
+import json, sys
+from sglang.srt.arg_groups.overrides import resolving_view
+from sglang.srt.plugins import load_plugins
+from sglang.srt.server_args import prepare_server_args
+from sglang_marconi.plugin import attention_ranks
+
+load_plugins()
+for arguments in json.loads(sys.argv[1]):
+    server_args = prepare_server_args(arguments)
+    before = attention_ranks(server_args)
+    error = ""
+    try:
+        server_args.resolve_once()
+    except (AssertionError, ValueError) as problem:
+        error = str(problem)
+    args = resolving_view(server_args)
+    found = (before, attention_ranks(args), args.mamba_radix_cache_strategy)
+    print("found", json.dumps([*found, args.disable_overlap_schedule, error]))
+"""
+
+
+class Resolved(NamedTuple):
+    """Ranks before and after; strategy, whether it overlaps no schedules, and what was wrong."""
+
+    before: int
+    after: int
+    strategy: str
+    no_overlap: bool
+    error: str
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A small NemotronH, and a LFM2 without weights."""
+    nemotron = build_tiny_model(tmp_path_factory.mktemp("nemotron"))
+    lfm2 = tmp_path_factory.mktemp("lfm2")
+    for file in nemotron.glob("*token*"):
+        (lfm2 / file.name).write_bytes(file.read_bytes())
+    shared = json.loads((nemotron / "config.json").read_text())
+    kept = ("dtype", "vocab_size", "bos_token_id", "eos_token_id", "max_position_embeddings")
+    config = {key: shared[key] for key in kept} | LFM2
+    (lfm2 / "config.json").write_text(json.dumps(config))
+    return {"nemotron": nemotron, "lfm2": lfm2}
+
+
+def resolve(cases: list[tuple[Path, tuple[str, ...]]]) -> list[Resolved]:
+    """Have SGLang resolve each; that writes to the environment, so it is done elsewhere."""
+    asked: list[Any] = [["--model-path", str(model), *_CPU, *more] for model, more in cases]
+    ended = subprocess.run(
+        [sys.executable, "-c", _RESOLVE, json.dumps(asked)],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", SWITCH: "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    lines = [line for line in ended.stdout.splitlines() if line.startswith("found ")]
+    return [Resolved(*json.loads(line.removeprefix("found "))) for line in lines]
+
+
+def test_arguments_as_sglang_resolves_them(models: dict[str, Path]) -> None:
+    nemotron, lfm2 = models["nemotron"], models["lfm2"]
+    cases: list[tuple[Path, tuple[str, ...]]] = [
+        *[(nemotron, arguments) for arguments, _ in LAYOUTS],
+        (nemotron, ()),
+        (nemotron, (NO_OVERLAP,)),
+        (nemotron, NO_BUFFER),
+        (nemotron, (*NO_BUFFER, NO_OVERLAP)),
+        (lfm2, ()),
+        (lfm2, (STRATEGY, "extra_buffer")),
+        (nemotron, CHOSEN),
+    ]
+    found = resolve(cases)
+    # Heads are divided over what attention data and context parallelism leave of the ranks.
+    ranks = [ranks for _, ranks in LAYOUTS]
+    assert [each.before for each in found][: len(ranks)] == ranks
+    assert [each.after for each in found][: len(ranks)] == ranks
+    # What the documents say of strategies and overlap scheduling.
+    chosen, alone, asked, both, only, not_there, refused = found[len(ranks) :]
+    assert (chosen.strategy, chosen.no_overlap, chosen.error) == ("extra_buffer", False, "")
+    assert (alone.strategy, alone.error) == ("no_buffer", "")
+    assert "no_buffer do not support overlap schedule" in asked.error
+    assert (both.strategy, both.no_overlap, both.error) == ("no_buffer", True, "")
+    assert (only.strategy, only.no_overlap, only.error) == ("no_buffer", True, "")
+    assert "extra_buffer is not supported for Lfm2ForCausalLM" in not_there.error
+    assert SWITCH in refused.error
