@@ -103,6 +103,11 @@ REFUSALS = (
         "a state is copied on one stream, and requests compute on two",
     ),
     Refusal(
+        "--enable-two-batch-overlap",
+        lambda args: bool(args.enable_two_batch_overlap),
+        "a batch that is split in two does not say which states it tracks",
+    ),
+    Refusal(
         "--dllm-algorithm",
         lambda args: args.dllm_algorithm is not None,
         "diffusion models revisit tokens whose state is already taken",
@@ -150,16 +155,6 @@ def store_refusals(settings: Settings) -> tuple[Refusal, ...]:
     if not settings.has_store:
         return ()
     return (
-        Refusal(
-            "--enable-unified-memory",
-            lambda args: bool(args.enable_unified_memory),
-            "states and KV share one buffer, out of which no store of checkpoints can be taken",
-        ),
-        Refusal(
-            "--enable-pdmux",
-            lambda args: bool(args.enable_pdmux),
-            "prefill and decode compute on streams of their own, and a store knows one",
-        ),
         Refusal(
             "checkpoint_memory, encoding or host_memory",
             _has_side_states,
