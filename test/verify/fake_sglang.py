@@ -46,6 +46,8 @@ class FakeSGLang(ThreadingHTTPServer):
         self.noise = 0.0
         self.drift = 0.0
         """What reuse moves log probabilities by."""
+        self.refuses_from: int | None = None
+        """Requests from this one on get an error."""
         self.ends_early = False
         """Where something was reused."""
         self.info: dict[str, Any] = {
@@ -176,7 +178,8 @@ class _Handler(BaseHTTPRequestHandler):
             ids = [[FIRST_ID + crc32(text.encode()) % IDS] for text in body["prompt"]]
             self._answer({"tokens": ids} if fake.has_tokenizer else None)
         else:
-            self._answer(fake.generate(body))
+            refuses = fake.refuses_from is not None and len(fake.requests) >= fake.refuses_from
+            self._answer(None if refuses else fake.generate(body))
 
     def _answer(self, content: object) -> None:
         fake = self.server

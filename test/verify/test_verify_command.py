@@ -181,6 +181,15 @@ def test_the_key_is_sent(fake: FakeSGLang, capsys: pytest.CaptureFixture[str]) -
     assert verify(fake, "--api-key", "secret") == 0
 
 
+def test_a_server_that_ends_is_status_2(
+    fake: FakeSGLang, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Amid requests that were sent together.
+    fake.refuses_from = 100
+    assert verify(fake) == 2
+    assert "/generate: 400" in capsys.readouterr().err
+
+
 def test_what_does_not_fit_the_server_is_skipped(
     fake: FakeSGLang, capsys: pytest.CaptureFixture[str]
 ) -> None:

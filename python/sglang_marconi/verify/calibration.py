@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sglang_marconi.verify.comparison import Answer, Comparison, compare
 from sglang_marconi.verify.noise import Noise
-from sglang_marconi.verify.sender import Sender
+from sglang_marconi.verify.sender import Sender, all_of
 from sglang_marconi.verify.server import Request, Server
 from sglang_marconi.verify.verdict import Calibration, Control
 
@@ -102,7 +101,7 @@ class _Calibration:
             for _ in range(size - len(requests))
         ]
         await self._server.empty()
-        answers = await asyncio.gather(*map(self._server.cold_beside, [*requests, *more]))
+        answers = await all_of(map(self._server.cold_beside, [*requests, *more]))
         self._advance(size)
         return list(map(compare, answers, alone[-len(requests) :]))
 

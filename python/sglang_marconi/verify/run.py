@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from functools import partial
 
@@ -12,7 +11,7 @@ from sglang_marconi.verify.calibration import Calibrated, Progress, calibrate
 from sglang_marconi.verify.comparison import Answer
 from sglang_marconi.verify.noise import Noise
 from sglang_marconi.verify.reproduction import Wrong, reproduce
-from sglang_marconi.verify.sender import Sender
+from sglang_marconi.verify.sender import Sender, all_of
 from sglang_marconi.verify.server import Request, Server
 from sglang_marconi.verify.verdict import (
     Compared,
@@ -126,5 +125,5 @@ class _Run:
         """The cold answer in company."""
         await self._server.empty()
         others = [Request(send.tokens(send.unit), REPLY) for _ in range(_COMPANY)]
-        answer, *_ = await asyncio.gather(*map(self._server.cold_beside, [request, *others]))
+        answer, *_ = await all_of(map(self._server.cold_beside, [request, *others]))
         return answer

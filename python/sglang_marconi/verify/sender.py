@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from sglang_marconi.verify.comparison import Answer
 from sglang_marconi.verify.server import Request, Server
+
+T = TypeVar("T")
 
 
 class Sent(NamedTuple):
@@ -76,34 +78,45 @@ class Sender:
         places = asyncio.Semaphore(at_once or len(requests))
         start = perf_counter()
 
-        async def send(request: Request) -> tuple[Sent, Answer]:
+        async def send(request: Request) -> tuple[Sent, Answer | None]:
             async with places:
                 sent = Sent(request, perf_counter() - start if at_once else 0.0)
                 return sent, await self.server.generate(request)
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(send(request)) for request in requests]
-            group.create_task(send_step(self.server, broken_off))
-        done = [task.result() for task in tasks]
-        self.steps.append([*(sent for sent, _ in done), *broken_off])
+        async def break_off(sent: Sent) -> tuple[Sent, Answer | None]:
+            return sent, await send_one(self.server, sent)
+
+        done = await all_of([*map(send, requests), *map(break_off, broken_off)])
+        step = len(self.steps)
+        self.steps.append([sent for sent, _ in done])
+        seen = [
+            Seen(sent.request, answer, step, call)
+            for call, (sent, answer) in enumerate(done)
+            if answer is not None
+        ]
         if keep:
-            step = len(self.steps) - 1
-            self.seen += [
-                Seen(sent.request, got, step, call) for call, (sent, got) in enumerate(done)
-            ]
-        return [answer for _, answer in done]
+            self.seen += seen
+        return [one.answer for one in seen]
 
 
 async def send_step(server: Server, step: Sequence[Sent]) -> list[Answer | None]:
     """Send the requests of a step; what was broken off has no answer."""
+    return await all_of(send_one(server, sent) for sent in step)
 
-    async def send(sent: Sent) -> Answer | None:
-        await asyncio.sleep(sent.after)
-        if sent.hang_up is None:
-            return await server.generate(sent.request)
-        await server.hang_up(sent.request, sent.hang_up)
-        return None
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(send(sent)) for sent in step]
+async def send_one(server: Server, sent: Sent) -> Answer | None:
+    await asyncio.sleep(sent.after)
+    if sent.hang_up is None:
+        return await server.generate(sent.request)
+    await server.hang_up(sent.request, sent.hang_up)
+    return None
+
+
+async def all_of(asked: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Everything asked at once, answered; the first error drops the rest and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one) for one in asked]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
     return [task.result() for task in tasks]
