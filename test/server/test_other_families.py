@@ -1,4 +1,4 @@
-"""The other Mamba2 families that serve without a GPU, with random weights: the same reuse."""
+"""The other families that serve without a GPU, with random weights: the same reuse."""
 
 from __future__ import annotations
 
@@ -28,23 +28,67 @@ MAMBA = {
     "mamba_chunk_size": 64,
     "hidden_act": "silu",
 }
+GRANITE = {
+    **MAMBA,
+    "model_type": "granitemoehybrid",
+    "architectures": ["GraniteMoeHybridForCausalLM"],
+    "intermediate_size": 64,
+    "layer_types": ["mamba", "attention", "mamba", "mamba"],
+    "position_embedding_type": "nope",
+}
+LFM2 = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 4,
+    "layer_types": ["conv", "full_attention", "conv", "conv"],
+    "conv_L_cache": 3,
+    "conv_bias": False,
+    "norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+}
 FAMILIES: dict[str, dict[str, Any]] = {
-    "falcon_h1": {
+    "Falcon-H1": {
         **MAMBA,
+        "model_type": "falcon_h1",
         "architectures": ["FalconH1ForCausalLM"],
         "intermediate_size": 256,
         "head_dim": 32,
         "mamba_d_ssm": 256,
     },
-    "granitemoehybrid": {
-        **MAMBA,
-        "architectures": ["GraniteMoeHybridForCausalLM"],
-        "intermediate_size": 64,
+    "Granite 4.0-H": {
+        **GRANITE,
         "shared_intermediate_size": 256,
         "num_local_experts": 0,
         "num_experts_per_tok": 0,
-        "layer_types": ["mamba", "attention", "mamba", "mamba"],
-        "position_embedding_type": "nope",
+    },
+    "Granite 4.0-H with experts": {
+        **GRANITE,
+        "shared_intermediate_size": 64,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+    },
+    "LFM2": {
+        **LFM2,
+        "model_type": "lfm2",
+        "architectures": ["Lfm2ForCausalLM"],
+        "block_auto_adjust_ff_dim": False,
+        "block_ff_dim": 128,
+        "block_dim": 64,
+        "conv_dim": 64,
+    },
+    "LFM2-MoE": {
+        **LFM2,
+        "model_type": "lfm2_moe",
+        "architectures": ["Lfm2MoeForCausalLM"],
+        "num_dense_layers": 1,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "use_expert_bias": True,
+        "norm_topk_prob": True,
+        "routed_scaling_factor": 1.0,
     },
 }
 
@@ -56,7 +100,7 @@ def test_branches_and_turns_are_reused(family: str, model: Path, tmp_path: Path)
     shared = json.loads((model / "config.json").read_text())
     kept = ("dtype", "vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")
     config = {key: shared[key] for key in (*kept, "max_position_embeddings")}
-    config |= FAMILIES[family] | {"model_type": family}
+    config |= FAMILIES[family]
     (tmp_path / "config.json").write_text(json.dumps(config))
     log = tmp_path / "server.log"
     with ForkedServer(tmp_path, *MARCONI, "--load-format", "dummy", log_path=log) as server:

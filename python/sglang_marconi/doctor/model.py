@@ -20,6 +20,8 @@ _COUNT_TOKENS = """pass --radix-eviction-policy-config '{"cost": "tokens"}'"""
 _EXAMPLE_TOKENS = 8192
 # What SGLang runs on a CPU with our recurrent operations.
 _RECURRENT_ON_CPU = (Mamba2, ShortConvolution)
+# Families whose router asks for a product that torch has on CUDA only (aten::mm.dtype).
+_NO_EXPERTS_ON_CPU = ("nemotron_h",)
 _USE_ACCELERATOR = "use an accelerator"
 
 
@@ -75,7 +77,7 @@ def _layers(family: str, layers: Sequence[LayerCost], *, on_cpu: bool) -> Findin
     missing = {
         type(layer).__name__: None
         for layer in layers
-        if isinstance(layer, MixtureOfExperts)
+        if (family in _NO_EXPERTS_ON_CPU and isinstance(layer, MixtureOfExperts))
         or (any(layer.state(1)) and not isinstance(layer, _RECURRENT_ON_CPU))
     }
     if on_cpu and missing:
