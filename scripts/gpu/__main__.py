@@ -15,7 +15,7 @@ from types import FrameType
 from gpu import runner
 from gpu.machine import Machine, Need, look
 from gpu.report import SKIPPED, Outcome, Report
-from gpu.steps import INSTALL_SECONDS, ROOT, STEPS, Step, command
+from gpu.steps import INSTALL_SECONDS, INSTALL_SECONDS_WITHOUT_GPU, ROOT, STEPS, Step, command
 
 # Less than this is not worth a start.
 _LEAST_SECONDS = 10
@@ -58,48 +58,63 @@ def main() -> None:
     os.chdir(ROOT)
     folder = ROOT / "build" / "gpu"
     environment = _environment(folder)
-    deadline = time.monotonic() + 60 * (arguments.minutes or 24 * 60)
-    steps = [step for step in STEPS if not arguments.only or step.name in arguments.only]
     machine = look(environment)
     report = Report(arguments.out, str(datetime.date.today()), machine, _commit())
     _say(f"{machine.device}, {machine.cores} cores; results go to {report.text}")
-    for step in steps:
-        if arguments.bundle and Need.SGLANG in step.needs and machine.lacks(Need.SGLANG):
-            _tell(_install(arguments.bundle, folder, environment), report)
+    clock = Clock(arguments.minutes)
+    bundle = arguments.bundle
+    for step in STEPS:
+        if arguments.only and step.name not in arguments.only:
+            continue
+        if bundle and Need.SGLANG in step.needs and machine.lacks(Need.SGLANG):
+            seconds = INSTALL_SECONDS if machine.cuda else INSTALL_SECONDS_WITHOUT_GPU
+            _tell(_install(bundle, folder, environment, clock.allow(seconds)), report)
             # Once: what could not be installed is not tried again.
-            arguments.bundle = None
-            machine = look(environment)
-            report.machine = machine
-        _tell(_run(step, machine, environment, folder, deadline - time.monotonic()), report)
+            bundle = None
+            report.machine = machine = look(environment)
+        _tell(_run(step, machine, environment, folder, clock), report)
     sys.exit(any(outcome.is_bad for outcome in report.outcomes))
 
 
+class Clock:
+    """How long a step may take: its own limit, and what those before it left of theirs."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self._end = time.monotonic() + 60 * minutes if minutes else float("inf")
+        self._due = time.monotonic()
+
+    def allow(self, seconds: float) -> float:
+        """From now, for a step with a limit of `seconds`."""
+        self._due += seconds
+        return min(self._due, self._end) - time.monotonic()
+
+
 def _run(
-    step: Step, machine: Machine, environment: dict[str, str], folder: Path, left: float
+    step: Step, machine: Machine, environment: dict[str, str], folder: Path, clock: Clock
 ) -> Outcome:
+    left = clock.allow(step.seconds(machine))
     why_not = step.why_not(machine)
     if why_not is None and left < _LEAST_SECONDS:
         why_not = "no time was left"
     if why_not is not None:
         return Outcome(step.name, step.title, SKIPPED, 0.0, why_not)
-    limit = min(step.seconds(machine), left)
-    _say(f"{step.title} (at most {limit:.0f} s) ...")
+    _say(f"{step.title} (at most {left:.0f} s) ...")
     return runner.run(
         step.name,
         step.title,
         command(step, machine),
-        limit=limit,
+        limit=left,
         folder=folder / step.name,
         environment=environment,
     )
 
 
-def _install(wheels: Path, folder: Path, environment: dict[str, str]) -> Outcome:
+def _install(wheels: Path, folder: Path, environment: dict[str, str], limit: float) -> Outcome:
     return runner.run(
         "install",
         "Installed from the bundle",
         [sys.executable, "-m", "gpu.install", str(wheels.resolve()), str(folder / "site")],
-        limit=INSTALL_SECONDS,
+        limit=limit,
         folder=folder / "install",
         environment=environment,
     )

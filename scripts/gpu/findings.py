@@ -10,6 +10,8 @@ from typing import Any
 
 FOLDER = "GPU_STEP_FOLDER"
 """The variable that names the folder of a running step."""
+SECONDS = "GPU_STEP_SECONDS"
+"""The variable that says how long the step may take."""
 CANNOT = 77
 """The exit status of a step that found out that it cannot run here; the last finding says why."""
 _LINES, _RECORD = "findings.md", "record.json"

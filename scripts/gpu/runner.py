@@ -53,7 +53,11 @@ def run(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**environment, findings.FOLDER: str(folder)},
+            env={
+                **environment,
+                findings.FOLDER: str(folder),
+                findings.SECONDS: str(limit),
+            },
             start_new_session=True,
         )
         try:

@@ -67,7 +67,15 @@ def _sanitizer(machine: Machine) -> list[str]:
     return _program("sanitize", machine.sanitizer or "")
 
 
-_CUDA = frozenset({Need.CUDA})
+def _verify(machine: Machine) -> list[str]:
+    return _program("verify_models")
+
+
+def _latency(machine: Machine) -> list[str]:
+    return _program("latency")
+
+
+_CUDA, _SGLANG = frozenset({Need.CUDA}), frozenset({Need.SGLANG})
 
 # The limits with a GPU add up to eight minutes, half a minute of them to install a bundle.
 STEPS = (
@@ -75,8 +83,10 @@ STEPS = (
     Step("streams", "Order of streams, no waiting", _CUDA, 30, 30, _stream_tests),
     Step("pool", "Speed of the store", frozenset(), 50, 120, _pool_speed),
     Step("sanitizer", "compute-sanitizer", _CUDA | {Need.SANITIZER}, 45, 45, _sanitizer),
+    Step("verify", "verify, Mamba2 and GDN", _SGLANG, 130, 900, _verify),
+    Step("latency", "Time to first token", _SGLANG, 125, 900, _latency),
 )
-INSTALL_SECONDS = 30
+INSTALL_SECONDS, INSTALL_SECONDS_WITHOUT_GPU = 30, 300
 
 
 def command(step: Step, machine: Machine) -> list[str]:
