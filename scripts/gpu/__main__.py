@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,6 +58,9 @@ def main() -> None:
     runner.adopt_orphans()
     os.chdir(ROOT)
     folder = ROOT / "build" / "gpu"
+    if arguments.bundle:
+        # What an earlier bundle left would pass for an installation.
+        shutil.rmtree(folder / "site", ignore_errors=True)
     environment = _environment(folder)
     machine = look(environment)
     report = Report(arguments.out, str(datetime.date.today()), machine, _commit())

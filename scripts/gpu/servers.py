@@ -19,10 +19,13 @@ CUDA = torch.cuda.is_available()
 
 # Backends that need neither FlashInfer nor FlashAttention, and few graphs: each one captured costs
 # time at the start. Overlap scheduling and CUDA graphs are on by default.
-_ON_GPU = (
+ON_GPU = (
     *("--attention-backend", "triton"),
     *("--sampling-backend", "pytorch"),
+    *("--moe-runner-backend", "triton"),
+    "--disable-flashinfer-autotune",
     *("--cuda-graph-max-bs-decode", "16"),
+    *("--cuda-graph-bs-prefill", "64", "256", "1024"),
 )
 _ALWAYS = (
     *("--grammar-backend", "none"),
@@ -36,7 +39,7 @@ def server(
     model: Path, *arguments: str, name: str, share: float, start_timeout: float = 300.0
 ) -> LocalServer:
     """A server with its log in the step's folder, which takes that share of the GPU's memory."""
-    memory = (*_ON_GPU, "--mem-fraction-static", f"{share}") if CUDA else ()
+    memory = (*ON_GPU, "--mem-fraction-static", f"{share}") if CUDA else ()
     return LocalServer(
         model,
         *_ALWAYS,
