@@ -49,8 +49,10 @@ class Scale(NamedTuple):
     decoded: int
 
 
-GPU = Scale(Conversations(4, 2048, 24, 4, 320, 64), 8, 49152, 64, 5, 4096, 6, 128)
-CPU = Scale(Conversations(2, 512, 4, 2, 96, 8), 2, 4096, 12, 1, 512, 2, 16)
+# Twenty-four states are what four requests at a time need and four more: a checkpoint of this
+# model has 102 MB.
+GPU = Scale(Conversations(4, 2048, 24, 4, 128, 32), 4, 20480, 24, 5, 4096, 6, 128)
+CPU = Scale(Conversations(2, 512, 6, 2, 64, 8), 2, 6144, 14, 1, 512, 2, 16)
 
 
 class Round(NamedTuple):

@@ -11,7 +11,11 @@ from sglang_marconi.replay.tokens import Tokens
 
 
 class Conversations(NamedTuple):
-    """Lengths are in tokens, half and half again of them at random where they are not shared."""
+    """Lengths are in tokens; messages are half as long to half as long again, at random.
+
+    `gap`: how many conversations begin between two turns of one, on average. What a conversation
+    left in the cache has to survive these.
+    """
 
     systems: int
     system_tokens: int
@@ -19,41 +23,38 @@ class Conversations(NamedTuple):
     turns: int
     message_tokens: int
     reply_tokens: int
+    gap: float = 5.0
 
     def requests(self, vocabulary: Sequence[int], seed: int) -> list[TraceRequest]:
-        """The first turn of every conversation, then the second of every one, and so on.
+        """Every turn, in order of arrival, conversations beginning and going on at random gaps.
 
-        Between two turns of a conversation lie those of all others, so that what it left in the
-        cache has to survive them. The same seed gives the same requests, another seed none that
-        begins like one of these.
+        The same seed gives the same requests, another seed none that begins like one of these.
         """
         random = Random(seed)
         systems = [random.choices(vocabulary, k=self.system_tokens) for _ in range(self.systems)]
-        prompts = [list(systems[i % self.systems]) for i in range(self.conversations)]
-        continued = [0] * self.conversations
+        order = [number % self.systems for number in range(self.conversations)]
+        random.shuffle(order)
         requests: list[TraceRequest] = []
-        for turn in range(self.turns):
-            for i in random.sample(range(self.conversations), self.conversations):
+        start = 0.0
+        for number, system in enumerate(order):
+            start += random.expovariate(1.0)
+            arrival, prompt, continues = start, list(systems[system]), 0
+            for turn in range(self.turns):
                 length = random.randint(self.message_tokens // 2, self.message_tokens * 3 // 2)
-                prompts[i] += random.choices(vocabulary, k=length)
-                # A real server's reply takes its place.
+                prompt += random.choices(vocabulary, k=length)
+                # Its length counts: a real server's own reply takes its place.
                 reply = random.choices(vocabulary, k=self.reply_tokens)
                 requests.append(
                     TraceRequest(
-                        session_id=f"{seed}-{i}",
+                        session_id=f"{seed}-{number}",
                         turn=turn,
-                        arrival=float(len(requests)),
-                        prompt=Tokens.plain(list(prompts[i])),
+                        arrival=arrival,
+                        prompt=Tokens.plain(list(prompt)),
                         reply=Tokens.plain(reply),
-                        continues=continued[i],
+                        continues=continues,
                     )
                 )
-                prompts[i] += reply
-                continued[i] = len(prompts[i])
-        return requests
-
-    @property
-    def longest(self) -> int:
-        """Tokens of a conversation at its end, at most."""
-        a_turn = self.message_tokens * 3 // 2 + self.reply_tokens
-        return self.system_tokens + self.turns * a_turn
+                prompt += reply
+                continues = len(prompt)
+                arrival += random.expovariate(1.0 / self.gap)
+        return sorted(requests, key=lambda request: request.arrival)
