@@ -151,16 +151,6 @@ def store_refusals(settings: Settings) -> tuple[Refusal, ...]:
         return ()
     return (
         Refusal(
-            "--enable-unified-memory",
-            lambda args: bool(args.enable_unified_memory),
-            "states and KV share one buffer, out of which no store of checkpoints can be taken",
-        ),
-        Refusal(
-            "--enable-pdmux",
-            lambda args: bool(args.enable_pdmux),
-            "prefill and decode compute on streams of their own, and a store knows one",
-        ),
-        Refusal(
             "checkpoint_memory, encoding or host_memory",
             _has_side_states,
             "the PLE layers of this Qwen4-Exp model keep windows and tokens of their own beside a "
