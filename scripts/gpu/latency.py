@@ -118,7 +118,7 @@ def start(stack: ExitStack, path: Path, scale: Scale) -> dict[str, str]:
     )
     dummy = ("--load-format", "dummy") if servers.CUDA else ()
     made = {
-        name: servers.server(path, *memory, *dummy, *arguments, name=name.lower(), share=0.4)
+        name: servers.server(path, *memory, *dummy, *arguments, name=name.lower())
         for name, arguments in SERVERS.items()
     }
     with ThreadPoolExecutor() as pool:

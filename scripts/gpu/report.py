@@ -10,6 +10,8 @@ from typing import Any
 from gpu.machine import Machine
 
 PASSED, FAILED, TIMED_OUT, SKIPPED = "passed", "failed", "out of time", "skipped"
+BAD = {FAILED, TIMED_OUT}
+"""The run as a whole has failed by these."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Outcome:
     @property
     def is_bad(self) -> bool:
         """Whether the run as a whole has failed by it."""
-        return self.status in {FAILED, TIMED_OUT}
+        return self.status in BAD
 
 
 class Report:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -14,11 +15,12 @@ from pathlib import Path
 import psutil
 
 from gpu import findings
-from gpu.report import FAILED, PASSED, SKIPPED, TIMED_OUT, Outcome
+from gpu.report import BAD, FAILED, PASSED, SKIPPED, TIMED_OUT, Outcome
 
 TAIL_LINES = 40
 _PR_SET_CHILD_SUBREAPER = 36
-_LONGEST_REASON = 200
+_LONGEST_REASON, _LONGEST_LINE = 200, 500
+_OUTPUT = "output.log"
 
 
 def adopt_orphans() -> None:
@@ -44,8 +46,10 @@ def run(
     The step and every process that it started are gone when this returns, also when it is
     interrupted.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "output.log"
+    # What an earlier run left would pass for this one's.
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    log = folder / _OUTPUT
     started = time.monotonic()
     with _processes_of_its_own(), log.open("wb") as output:
         process = subprocess.Popen(
@@ -66,14 +70,26 @@ def run(
             code = None
     seconds = time.monotonic() - started
     lines, record = findings.left_in(folder)
-    tail = log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
+    tail = _tail(log)
     last = next((line.strip() for line in reversed(tail) if line.strip()), "")
     if not lines and code == 0 and last:
         lines = [last.strip("= ")]
     status, reason = _judge(code, limit, lines, last)
     return Outcome(
-        name, title, status, seconds, reason, lines, record, tail if status != PASSED else []
+        name, title, status, seconds, reason, lines, record, _tails(folder) if status in BAD else []
     )
+
+
+def _tails(folder: Path) -> list[str]:
+    """Of the step's own output, last, and of each log that it wrote."""
+    logs = sorted(folder.glob("*.log"), key=lambda log: log.name == _OUTPUT)
+    return [line for log in logs for line in (f"=== {log.name}", *_tail(log))]
+
+
+def _tail(log: Path) -> list[str]:
+    return [line[:_LONGEST_LINE] for line in log.read_text(errors="replace").splitlines()][
+        -TAIL_LINES:
+    ]
 
 
 def _judge(code: int | None, limit: float, lines: list[str], last: str) -> tuple[str, str]:

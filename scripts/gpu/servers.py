@@ -35,19 +35,23 @@ _ALWAYS = (
 )
 
 
-def server(
-    model: Path, *arguments: str, name: str, share: float, start_timeout: float = 300.0
-) -> LocalServer:
-    """A server with its log in the step's folder, which takes that share of the GPU's memory."""
-    memory = (*ON_GPU, "--mem-fraction-static", f"{share}") if CUDA else ()
+# Of the memory that is free when a server starts. Two start at once, and what the other one takes
+# meanwhile counts as this one's; how much each takes, its own limits say.
+_SHARE = ("--mem-fraction-static", "0.75")
+
+
+def server(model: Path, *arguments: str, name: str) -> LocalServer:
+    """A server with its log in the step's folder."""
+    gpu = (*ON_GPU, *_SHARE) if CUDA else ()
     return LocalServer(
         model,
         *_ALWAYS,
-        *memory,
+        *gpu,
         *arguments,
         log_path=step_folder() / f"{name}.log",
         env=environment(),
-        start_timeout=start_timeout,
+        # The step's limit comes first.
+        start_timeout=3600.0,
     )
 
 
@@ -56,6 +60,8 @@ def environment() -> dict[str, str]:
     found = {
         # An older sglang-kernel has every operation that these models call.
         "SGLANG_SKIP_SGL_KERNEL_VERSION_CHECK": "1",
+        # Compiling a router for experts takes longer than what it gives here.
+        "TORCHDYNAMO_DISABLE": "1",
         # A machine without a network has no other interface that could be looked for.
         "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
         "NCCL_SOCKET_IFNAME": os.environ.get("NCCL_SOCKET_IFNAME", "lo"),

@@ -70,7 +70,7 @@ def ask(model: Model, folder: Path) -> Found:
     arguments = (*servers.MARCONI, *_MEMORY)
     try:
         path = build(folder / f"{name}-model")
-        with servers.server(path, *arguments, name=name, share=0.3) as server:
+        with servers.server(path, *arguments, name=name) as server:
             return verify(server.url, folder / f"{name}-differs.json", folder / f"{name}.err")
     except ServerFailedError as error:
         print(error, flush=True)
