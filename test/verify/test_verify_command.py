@@ -21,9 +21,18 @@ from sglang_marconi.verify import workloads
 from sglang_marconi.verify.calibration import Calibrated, calibrate
 from sglang_marconi.verify.facts import Facts, facts_of
 from sglang_marconi.verify.noise import Noise
+from sglang_marconi.verify.reproduction import Wrong, reproduce
 from sglang_marconi.verify.run import examine
-from sglang_marconi.verify.server import Server
-from sglang_marconi.verify.verdict import Calibration, Control, Report, Verdict, WorkloadResult
+from sglang_marconi.verify.sender import Sender
+from sglang_marconi.verify.server import Request, Server
+from sglang_marconi.verify.verdict import (
+    Calibration,
+    Control,
+    Report,
+    Reproduction,
+    Verdict,
+    WorkloadResult,
+)
 
 
 @pytest.fixture
@@ -121,6 +130,32 @@ def test_a_noisy_server_does_not_hide_what_is_wrong(
     fake.noise, fake.drift = 0.02, 0.3
     assert verify(fake, "--json") == 1
     assert report(capsys)["verdict"] == "differs"
+
+
+def test_a_reproduction_leaves_out_what_has_no_part(fake: FakeSGLang) -> None:
+    prefix = tuple(range(1000, 1040))
+    *before, request = [Request((*prefix, *range(1100 + n, 1120 + n)), 6) for n in range(7)]
+
+    async def asked() -> Reproduction:
+        async with Server(fake.url) as server:
+            expected = await server.cold(request)
+            fake.drift = 1.0
+            send = Sender(server, [*prefix], "")
+            for one in before:
+                await send.ask(one)
+            await send.ask(request)
+            wrong = send.seen[-1]
+            assert wrong.answer != expected
+            return await reproduce(
+                server, Wrong("made", wrong, expected, send.steps, lambda got: got != expected)
+            )
+
+    found = asyncio.run(asked())
+    assert found.confirmed
+    # Any one of those before it would do.
+    assert [len(step) for step in found.steps] == [1, 1]
+    assert found.steps[-1][0].body["input_ids"] == list(request.prompt)
+    assert found.got != found.expected
 
 
 @pytest.mark.parametrize(("drift", "verdict"), [(0.0, Verdict.NOISE), (1.0, Verdict.DIFFERS)])
