@@ -157,6 +157,8 @@ def fake_sglang() -> Iterator[FakeSGLang]:
 class _Handler(BaseHTTPRequestHandler):
     server: FakeSGLang
     protocol_version = "HTTP/1.1"
+    # An answer in one packet: the kernel holds a second one back.
+    wbufsize = -1
 
     def log_message(self, *_: object) -> None:
         pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -17,8 +18,21 @@ from rich.console import Console
 from sglang_marconi.cli import main
 from sglang_marconi.cli.verify import page
 from sglang_marconi.verify import workloads
+from sglang_marconi.verify.calibration import Calibrated, calibrate
 from sglang_marconi.verify.facts import Facts, facts_of
-from sglang_marconi.verify.verdict import Calibration, Control, Report, Verdict, WorkloadResult
+from sglang_marconi.verify.noise import Noise
+from sglang_marconi.verify.reproduction import Wrong, reproduce
+from sglang_marconi.verify.run import examine
+from sglang_marconi.verify.sender import Sender
+from sglang_marconi.verify.server import Request, Server
+from sglang_marconi.verify.verdict import (
+    Calibration,
+    Control,
+    Report,
+    Reproduction,
+    Verdict,
+    WorkloadResult,
+)
 
 
 @pytest.fixture
@@ -116,6 +130,54 @@ def test_a_noisy_server_does_not_hide_what_is_wrong(
     fake.noise, fake.drift = 0.02, 0.3
     assert verify(fake, "--json") == 1
     assert report(capsys)["verdict"] == "differs"
+
+
+def test_a_reproduction_leaves_out_what_has_no_part(fake: FakeSGLang) -> None:
+    prefix = tuple(range(1000, 1040))
+    *before, request = [Request((*prefix, *range(1100 + n, 1120 + n)), 6) for n in range(7)]
+
+    async def asked() -> Reproduction:
+        async with Server(fake.url) as server:
+            expected = await server.cold(request)
+            fake.drift = 1.0
+            send = Sender(server, [*prefix], "")
+            for one in before:
+                await send.ask(one)
+            await send.ask(request)
+            wrong = send.seen[-1]
+            assert wrong.answer != expected
+            return await reproduce(
+                server, Wrong("made", wrong, expected, send.steps, lambda got: got != expected)
+            )
+
+    found = asyncio.run(asked())
+    assert found.confirmed
+    # Any one of those before it would do.
+    assert [len(step) for step in found.steps] == [1, 1]
+    assert found.steps[-1][0].body["input_ids"] == list(request.prompt)
+    assert found.got != found.expected
+
+
+@pytest.mark.parametrize(("drift", "verdict"), [(0.0, Verdict.NOISE), (1.0, Verdict.DIFFERS)])
+def test_before_a_server_is_accused_its_noise_is_measured_again(
+    fake: FakeSGLang, drift: float, verdict: Verdict
+) -> None:
+    fake.noise = 0.02
+
+    async def asked() -> Report:
+        async with Server(fake.url) as server:
+            ids = await server.ordinary_ids()
+            found = (await calibrate(server, ids, 0, quietly)).found
+            fake.drift = drift
+            # As a calibration that happened to see little of it.
+            little = Calibrated(Noise([[0.02] * 16]), found)
+            return await examine(server, ids, little, seed=0, progress=quietly)
+
+    assert asyncio.run(asked()).verdict is verdict
+
+
+def quietly(name: str, done: int, total: int | None) -> None:
+    pass
 
 
 def test_a_reply_that_reuse_cuts_short_differs(

@@ -122,7 +122,7 @@ def test_noise_as_calibrated_is_never_too_much(seed: int, scale: float) -> None:
 def test_a_lasting_shift_is_found_where_a_single_one_is_not(seed: int) -> None:
     chooser = random.Random(seed)
     noise = Noise(shifts(chooser, 0.01) for _ in range(28))
-    # Each token's is within what single tokens do, or nearly.
+    # Each token's alone is within what single tokens do.
     lasting = 0.9 * noise.bound()
     assert noise.excess([lasting]) <= 1
     assert noise.excess([lasting] * 12) > 1

@@ -8,13 +8,6 @@ from math import isfinite, sqrt
 ROUNDING = 1e-4
 """Nats. What another order of sums makes of log probabilities in float32."""
 
-_FACTOR = 3.0
-"""A shift counts as noise up to so many times the largest that was seen.
-
-Warm answers are several times as many as calibrating ones, so their largest is larger; and the
-tails are not Gaussian (bfloat16 logits come in steps, experts change places).
-"""
-
 _RUNS = (1, 2, 4, 8, 16, 32)
 
 
@@ -25,6 +18,9 @@ class Noise:
     are compared, but the root mean square over runs of 1, 2, 4, ... successive tokens with that
     over as many in the noisiest place of the calibration. The more tokens, the smaller a lasting
     shift may be and still be seen.
+
+    Noise is what stays below 2 + 1/sqrt(n) times that for a run of n tokens. Its tails are not
+    Gaussian: bfloat16 logits come in steps, experts change places.
     """
 
     def __init__(self, samples: Iterable[Sequence[float]]) -> None:
@@ -41,6 +37,10 @@ class Noise:
         """What the root mean square over a run of so many tokens may be; a power of two."""
         return self._bounds[run]
 
+    def with_more(self, samples: Iterable[Sequence[float]]) -> Noise:
+        """Learnt from these too."""
+        return Noise([*self._samples, *samples])
+
     def excess(self, shifts: Sequence[float]) -> float:
         """How often the noisiest run of the shifts exceeds its bound: above 1, no noise does it."""
         return max(
@@ -56,7 +56,7 @@ class Noise:
         # Where replies parted earlier there is no run so long; then what there is has to do.
         samples = [sample for sample in self._samples if len(sample) >= run] or self._samples
         noisiest = max((_noisiest(sample, run) for sample in samples), default=0.0)
-        return max(ROUNDING, _FACTOR * noisiest)
+        return max(ROUNDING, (2 + 1 / sqrt(run)) * noisiest)
 
 
 def _noisiest(shifts: Sequence[float], run: int) -> float:

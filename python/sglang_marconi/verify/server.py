@@ -85,7 +85,7 @@ class Server:
                 return
             # Not allowed with this key, or others' requests are running.
             self.flushes = False
-        self._salt = f"sglang-marconi verify {uuid.uuid4()}"
+        self._salt = _new_salt()
 
     async def generate(self, request: Request) -> Answer:
         """Raises ``VerifyError`` where the server refuses or cuts the request short."""
@@ -106,6 +106,12 @@ class Server:
                 "cannot have seen: its cache can be emptied neither by a flush nor by a salt"
             )
         return answer
+
+    async def apart(self, request: Request) -> Answer:
+        """The answer under a salt of its own, whatever else is in the cache or being asked."""
+        asked = msgspec.structs.replace(request, log_probabilities=True)
+        body = self.body(asked) | {"cache_salt": _new_salt()}
+        return self._answer(asked, await self._post("/generate", body))
 
     async def hang_up(self, request: Request, seconds: float) -> None:
         """Send a request and close the connection after so long."""
@@ -228,6 +234,10 @@ class Server:
                     f"{self.url}: log probabilities of {len(likeliest)} of {len(tokens)} tokens"
                 )
         return Answer(tokens, likeliest, meta["cached_tokens"], finish)
+
+
+def _new_salt() -> str:
+    return f"sglang-marconi verify {uuid.uuid4()}"
 
 
 def _entries(meta: dict[str, Any], name: str, url: str) -> Sequence[Any]:

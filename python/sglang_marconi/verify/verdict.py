@@ -98,8 +98,8 @@ class Reproduction(msgspec.Struct, frozen=True, kw_only=True):
 
     Empty the cache, then send ``steps`` one after the other, the calls of one step at once. The
     answer to call ``wrong`` of the last step was ``got`` instead of ``expected``, which an empty
-    cache gives; ``place`` is the first place where they differ. ``confirmed``: sent again, it
-    happened again.
+    cache gives. ``place`` is where a token first differs, or where log probabilities do most.
+    ``confirmed``: sent again, it happened again.
     """
 
     workload: str

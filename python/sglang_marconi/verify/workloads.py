@@ -167,8 +167,9 @@ async def _flood(send: Sender) -> tuple[int, list[bool]]:
 
     Returns how many, and whether they were gone.
     """
-    length = 2 * send.unit
-    if send.facts.state_slots is None:
+    slots = send.facts.state_slots
+    length = send.unit + 20
+    if slots is None:
         # Recurrent states are short before KV is; without them only long prompts fill the memory.
         length = min(send.facts.chunk or 2048, 2048, send.facts.longest - 2 * send.unit)
     start = perf_counter()
@@ -178,6 +179,8 @@ async def _flood(send: Sender) -> tuple[int, list[bool]]:
         many = min(_FLOODED_AT_ONCE, send.facts.running)
         requests = [Request(send.tokens(length), 2) for _ in range(many)]
         asked += zip(requests, await send.together(requests, keep=False), strict=True)
+        if slots is not None and len(asked) < slots // 2:
+            continue
         # Which go first is the server's policy: the oldest, or those nobody came back to.
         request, answer = asked[len(gone)]
         [turn] = _next_turns(send, [request], [answer])
