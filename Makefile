@@ -10,8 +10,11 @@ ARGS   ?=
 TRACE  ?=
 LIMIT  ?= 60
 TRACES ?=
+BUNDLE ?=
+# No installation: a machine with a GPU often has no network, and a Python of its own with torch.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 
-.PHONY: install demo test lint serve compare constraints clean
+.PHONY: install demo test lint serve compare gpu constraints clean
 
 install: $(STAMP)
 
@@ -42,6 +45,9 @@ serve: install
 	test "$(MODEL)" != .demo/model || $(BIN)/python scripts/tiny_model.py $(MODEL)
 	$(BIN)/python scripts/local_server.py $(MODEL) \
 	    --radix-cache-backend marconi --enable-cache-report $(ARGS)
+
+gpu:
+	PYTHONPATH=scripts $(GPU_PYTHON) -m gpu $(if $(BUNDLE),--bundle $(BUNDLE)) $(ARGS)
 
 # Pins what is installed now; run it in a fresh environment after changing a dependency.
 constraints: install

@@ -103,6 +103,11 @@ REFUSALS = (
         "a state is copied on one stream, and requests compute on two",
     ),
     Refusal(
+        "--enable-two-batch-overlap",
+        lambda args: bool(args.enable_two_batch_overlap),
+        "a batch that is split in two does not say which states it tracks",
+    ),
+    Refusal(
         "--dllm-algorithm",
         lambda args: args.dllm_algorithm is not None,
         "diffusion models revisit tokens whose state is already taken",

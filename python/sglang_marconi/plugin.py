@@ -26,10 +26,9 @@
 
 The hooks on the scheduler are applied only in a process that builds our cache, those on its
 memory only where the settings ask for a store of checkpoints, those of the page where they ask
-for it. What
-SGLang's functions must look like for them is checked once the backend is chosen,
-before a model is loaded. On a machine without an accelerator ``cpu.install`` adds the
-recurrent operations.
+for it. What SGLang's functions must look like for them (``seams.SEAMS``) is checked once the
+backend is chosen, before a model is loaded. On a machine without an accelerator ``cpu.install``
+adds the recurrent operations.
 """
 
 from __future__ import annotations
@@ -42,10 +41,26 @@ from typing import TYPE_CHECKING, Any
 from packaging.specifiers import SpecifierSet
 
 from sglang_marconi import cpu
-from sglang_marconi.seams import IncompatibleSGLang, require_parameters
+from sglang_marconi.seams import (
+    ADDER,
+    CHECKPOINT_POOL,
+    COMMIT_ADMISSION,
+    CONFIGURATOR,
+    DECODE,
+    DISPATCHER,
+    HTTP,
+    PUBLISH,
+    RELEASE_MEMORY,
+    RESOLVE,
+    RUN_BATCH,
+    TRACK_GRID,
+    UPDATES,
+    IncompatibleSGLang,
+    check_seams,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import torch
     from sglang.srt.mem_cache.base_prefix_cache import BasePrefixCache
@@ -60,164 +75,6 @@ if TYPE_CHECKING:
 
 BACKEND = "marconi"
 SUPPORTED_SGLANG = SpecifierSet(">=0.5.23,<0.5.24")
-
-_ADDER = "sglang.srt.managers.schedule_policy.PrefillAdder"
-_COMPONENTS = "sglang.srt.mem_cache.unified_cache.components"
-_MAMBA = f"{_COMPONENTS}.mamba.MambaComponent"
-_FULL = f"{_COMPONENTS}.full.FullComponent"
-_TREE = "sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedTreeCore"
-_STATES = "sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedLRUList"
-_TRACK_GRID = "sglang.srt.runtime_context.mamba_track_grid"
-_DECODE = "sglang.srt.managers.schedule_batch.ScheduleBatch.prepare_for_decode"
-_RUN_BATCH = "sglang.srt.managers.scheduler.Scheduler.run_batch"
-_UPDATES = (
-    "sglang.srt.managers.scheduler_components.internal_state."
-    "SchedulerInternalStateController._update_handlers"
-)
-_PUBLISH = "sglang.srt.runtime_context.publish"
-_CONFIGURATOR = "sglang.srt.mem_cache.kv_cache_configurator.KVCacheConfigurator"
-_CHECKPOINT_POOL = (
-    "sglang.srt.mem_cache.mamba_checkpoint_pool.maybe_init_int8_mamba_checkpoint_pool"
-)
-_COMMIT_ADMISSION = f"{_ADDER}._commit_prefill_admission"
-_DISPATCHER = "sglang.srt.managers.scheduler.Scheduler.init_request_dispatcher"
-_HTTP = "sglang.srt.entrypoints.http_server"
-_KV_EVENTS = "sglang.srt.mem_cache.events.KVCacheEventRecorder"
-_RELEASE_MEMORY = (
-    "sglang.srt.managers.scheduler_components.weight_updater."
-    "SchedulerWeightUpdaterManager.release_memory_occupation"
-)
-_RESOLVE = "sglang.srt.server_args.ServerArgs.resolve_once"
-
-# SGLang's functions that we hook or override, with the parameters we rely on.
-SEAMS: dict[str, tuple[str, ...]] = {
-    _RESOLVE: ("self",),
-    _TRACK_GRID: ("tree_page",),
-    _DECODE: ("self",),
-    _RUN_BATCH: ("self", "batch", "pp_proxy_tensors"),
-    _UPDATES: ("self",),
-    "sglang.srt.managers.scheduler_components.internal_state._UpdateHandler": (
-        "validate",
-        "apply",
-    ),
-    _PUBLISH: ("server_args", "role", "hf_config", "ranks"),
-    f"{_CONFIGURATOR}._handle_max_mamba_cache": ("self", "total_rest_memory"),
-    f"{_CONFIGURATOR}._calculate_mamba_ratio": ("self",),
-    "sglang.srt.runtime_context.derive_attn_tp_size": ("tp_size", "attn_cp_size", "attn_dp_size"),
-    _CHECKPOINT_POOL: ("mamba_size", "cache_params", "mamba_layer_ids", "device"),
-    f"{_ADDER}._select_prefill_admission": (
-        "self",
-        "req",
-        "total_tokens",
-        "host_hit_length",
-        "swa_host_hit_length",
-        "truncation_align_size",
-        "has_chunked_req",
-    ),
-    f"{_ADDER}.add_chunked_req": ("self", "req"),
-    _RELEASE_MEMORY: ("self", "recv_req"),
-    "sglang.srt.mem_cache.memory_pool.MambaPool.get_contiguous_buf_infos": ("self",),
-    _COMMIT_ADMISSION: ("self", "req", "admission", "mamba_gap_reserve"),
-    _DISPATCHER: ("self",),
-    f"{_HTTP}.set_global_state": ("global_state",),
-    "sglang.srt.managers.io_struct.hook_custom_types": ("new_types",),
-    "sglang.srt.managers.communicator.FanOutCommunicator": ("send", "fan_out", "mode"),
-    f"{_KV_EVENTS}.enqueue": ("self", "event"),
-    f"{_KV_EVENTS}._node_event_hash_values": ("self", "node"),
-    f"{_KV_EVENTS}._namespace_seed": ("self", "node"),
-    "sglang.srt.managers.schedule_policy._PrefillAdmission": (
-        "prefix_len",
-        "extend_len",
-        "max_new_tokens",
-        "is_chunked",
-        "replay_len",
-    ),
-    f"{_MAMBA}.finalize_match_result_in_tree_core": (
-        "self",
-        "result",
-        "params",
-        "value_chunks",
-        "best_value_len",
-    ),
-    f"{_MAMBA}.commit_insert_component_data": (
-        "self",
-        "node",
-        "is_new_leaf",
-        "params",
-        "result",
-        "cache_actions",
-    ),
-    f"{_MAMBA}.prepare_for_caching_req": (
-        "self",
-        "req",
-        "insert_params",
-        "token_ids_len",
-        "is_finished",
-    ),
-    f"{_MAMBA}._select_finished_checkpoint": ("self", "req", "token_ids_len"),
-    f"{_MAMBA}.cleanup_after_caching_req": (
-        "self",
-        "req",
-        "is_finished",
-        "insert_result",
-        "insert_params",
-    ),
-    f"{_MAMBA}.value_len": ("self", "node"),
-    f"{_MAMBA}.reclaimable_value_len": ("self", "node"),
-    f"{_MAMBA}.finalize_match_result_in_cache": ("self", "params", "result"),
-    f"{_MAMBA}._commit_int8_checkpoint": ("self", "active_slots"),
-    f"{_MAMBA}._free_mamba_value": ("self", "mamba_value"),
-    f"{_MAMBA}.refresh_lru": ("self", "phase", "node", "root_node"),
-    f"{_MAMBA}.acquire_component_lock": ("self", "node", "result", "lock_host"),
-    f"{_MAMBA}.release_component_lock": ("self", "node", "params", "lock_host"),
-    f"{_MAMBA}._refresh_session_partition": ("self", "node"),
-    **{
-        target: parameters
-        for component in (_MAMBA, _FULL)
-        for target, parameters in {
-            f"{component}._evict_device_start": ("self", "request_cnt"),
-            f"{component}._evict_device_next_node": (
-                "self",
-                "tracker",
-                "device_frees",
-                "host_frees",
-                "cache_actions",
-            ),
-            f"{component}._evict_device_end": ("self",),
-        }.items()
-    },
-    f"{_FULL}._dec_session_coverage": ("self", "session_id", "leaf"),
-    f"{_FULL}._advance_session_coverage": ("self", "session_id", "leaf", "old_ancestor"),
-    f"{_FULL}._recede_session_coverage": ("self", "session_id", "leaf", "fallback"),
-    f"{_TREE}.reset": ("self",),
-    f"{_TREE}.adjust_component_size": ("self", "node_id", "component_type", "delta"),
-    f"{_TREE}.begin_insert": ("self", "params"),
-    f"{_TREE}._split_node": ("self", "key", "child", "split_len"),
-    f"{_TREE}._remove_leaf_from_parent": ("self", "node"),
-    f"{_TREE}._evict_component_and_detach_lru": (
-        "self",
-        "node",
-        "comp",
-        "device_frees",
-        "host_frees",
-        "cache_actions",
-        "target",
-        "tracker",
-    ),
-    f"{_STATES}.insert_mru": ("self", "node"),
-    f"{_STATES}.remove_node": ("self", "node"),
-    "sglang.srt.mem_cache.registry.create_unified_radix_cache": ("ctx", "cache_class"),
-    "sglang.srt.mem_cache.unified_radix_cache.UnifiedRadixCache.evict_for_alloc": (
-        "self",
-        "params",
-        "allocation_reclaim_satisfied",
-    ),
-    "sglang.srt.mem_cache.memory_pool.HybridReqToTokenPool.free_mamba_cache": (
-        "self",
-        "req",
-        "mamba_ping_pong_track_buffer_to_keep",
-    ),
-}
 
 
 def register() -> None:
@@ -240,7 +97,7 @@ def register() -> None:
     register_radix_cache_backend(BACKEND, build_cache)
     register_tree_core_backend(TREE_CORE, build_tree_core)
     _hook_after_resolution(_check_if_chosen)
-    _hook_after(_PUBLISH, _hook_if_chosen)
+    _hook_after(PUBLISH, _hook_if_chosen)
 
 
 def check_version() -> None:
@@ -255,25 +112,6 @@ def check_version() -> None:
             f"--radix-cache-backend marconi: this sglang-marconi fits SGLang {SUPPORTED_SGLANG}, "
             f"but {found} is installed"
         )
-
-
-def check_seams() -> None:
-    """Check every function of SGLang that we patch or override.
-
-    Raises:
-        IncompatibleSGLang: names the first one that differs, and how.
-    """
-    for difference in seam_differences():
-        raise difference
-
-
-def seam_differences() -> Iterator[IncompatibleSGLang]:
-    """Every function of SGLang that is not what our code was written against."""
-    for target, names in SEAMS.items():
-        try:
-            require_parameters(target, names)
-        except IncompatibleSGLang as difference:
-            yield difference
 
 
 def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
@@ -301,21 +139,21 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     pool = params.req_to_token_pool
     if has_store(pool):
         pool.mamba_ckpt_pool.attach(pool.mamba_pool, stream_of_requests(ctx))
-        HookRegistry.register(_RELEASE_MEMORY, pool.mamba_ckpt_pool.release, HookType.BEFORE)
+        HookRegistry.register(RELEASE_MEMORY, pool.mamba_ckpt_pool.release, HookType.BEFORE)
     cost = with_pools(cost, params)
     listeners = Listeners(settings, params)
     policy = LivePolicy(settings, cost, params, listeners.observer)
     tracked = TrackedStates()
     choose_components(params, policy.eviction, policy.tuning, listeners.observer, tracked=tracked)
-    HookRegistry.register(f"{_ADDER}._select_prefill_admission", cut_admission, HookType.AROUND)
-    HookRegistry.register(f"{_ADDER}.add_chunked_req", cut_continuation, HookType.AROUND)
-    HookRegistry.register(_TRACK_GRID, _track_every_page, HookType.AROUND)
-    HookRegistry.register(_DECODE, tracked.before_decode, HookType.BEFORE)
-    HookRegistry.register(_RUN_BATCH, tracked.launched, HookType.BEFORE)
-    HookRegistry.register(_UPDATES, partial(add_updates, policy), HookType.AFTER)
+    HookRegistry.register(f"{ADDER}._select_prefill_admission", cut_admission, HookType.AROUND)
+    HookRegistry.register(f"{ADDER}.add_chunked_req", cut_continuation, HookType.AROUND)
+    HookRegistry.register(TRACK_GRID, _track_every_page, HookType.AROUND)
+    HookRegistry.register(DECODE, tracked.before_decode, HookType.BEFORE)
+    HookRegistry.register(RUN_BATCH, tracked.launched, HookType.BEFORE)
+    HookRegistry.register(UPDATES, partial(add_updates, policy), HookType.AFTER)
     if listeners.observer is not None:
         admissions = Admissions(listeners.observer)
-        HookRegistry.register(_COMMIT_ADMISSION, admissions.admitted, HookType.AFTER)
+        HookRegistry.register(COMMIT_ADMISSION, admissions.admitted, HookType.AFTER)
     HookRegistry.apply_hooks()
     cache = create_unified_radix_cache(ctx, cache_class=MarconiRadixCache)
     listeners.attach(cache, cost, params)
@@ -369,7 +207,7 @@ def _track_every_page(original: Callable[[int], int], tree_page: int) -> int:
 
 
 def _hook_after_resolution(hook: Callable[[None, Any], None]) -> None:
-    _hook_after(_RESOLVE, hook)
+    _hook_after(RESOLVE, hook)
 
 
 def _hook_after(target: str, hook: Callable[..., None]) -> None:
@@ -399,9 +237,9 @@ def _hook_memory(settings: Settings) -> None:
 
     store = StoreBuilder(settings)
     for target, hook in {
-        f"{_CONFIGURATOR}._handle_max_mamba_cache": store.split,
-        f"{_CONFIGURATOR}._calculate_mamba_ratio": store.slots_of_a_request,
-        _CHECKPOINT_POOL: store.build_pool,
+        f"{CONFIGURATOR}._handle_max_mamba_cache": store.split,
+        f"{CONFIGURATOR}._calculate_mamba_ratio": store.slots_of_a_request,
+        CHECKPOINT_POOL: store.build_pool,
     }.items():
         HookRegistry.register(target, hook, HookType.AROUND)
     HookRegistry.apply_hooks()
@@ -415,12 +253,12 @@ def _hook_inspection(role: str) -> None:
 
     exchange.teach_types()
     if role == "scheduler":
-        HookRegistry.register(_DISPATCHER, exchange.answer, HookType.AFTER)
+        HookRegistry.register(DISPATCHER, exchange.answer, HookType.AFTER)
     elif role == "tokenizer":
         exchange.teach_tokenizer()
         # Not so in a process that serves no HTTP, such as an Engine's.
-        if _HTTP in sys.modules:
-            HookRegistry.register(f"{_HTTP}.set_global_state", _add_routes, HookType.AFTER)
+        if HTTP in sys.modules:
+            HookRegistry.register(f"{HTTP}.set_global_state", _add_routes, HookType.AFTER)
     HookRegistry.apply_hooks()
 
 
@@ -428,7 +266,7 @@ def _add_routes(_result: None, state: Any) -> None:
     from sglang_marconi.observe.inspection import exchange
     from sglang_marconi.observe.inspection.routes import add_routes
 
-    add_routes(sys.modules[_HTTP].app, partial(exchange.ask, state.tokenizer_manager))
+    add_routes(sys.modules[HTTP].app, partial(exchange.ask, state.tokenizer_manager))
 
 
 def _check_if_chosen(_result: None, server_args: Any) -> None:

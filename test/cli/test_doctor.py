@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from sglang_marconi import plugin
+from sglang_marconi import seams
 from sglang_marconi.cli import main
 from sglang_marconi.compatibility import Refusal
 from sglang_marconi.config import Settings
@@ -166,8 +166,8 @@ def test_a_plugin_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch
 
 
 def test_every_seam_that_differs_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(plugin.SEAMS, "sglang.srt.runtime_context.mamba_track_grid", ("other",))
-    monkeypatch.setitem(plugin.SEAMS, "sglang.srt.runtime_context.gone", ())
+    monkeypatch.setitem(seams.SEAMS, "sglang.srt.runtime_context.mamba_track_grid", ("other",))
+    monkeypatch.setitem(seams.SEAMS, "sglang.srt.runtime_context.gone", ())
     found: list[Finding] = []
     server._check_seams(found.append)
     assert [finding.status for finding in found] == ["problem", "problem"]

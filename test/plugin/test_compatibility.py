@@ -30,6 +30,7 @@ ACCEPTED: dict[str, Any] = {
     "enable_unified_memory": False,
     "enable_hisparse": False,
     "enable_pdmux": False,
+    "enable_two_batch_overlap": False,
     "dllm_algorithm": None,
     "enable_deterministic_inference": False,
     "pp_size": 1,
@@ -61,6 +62,7 @@ def test_a_hybrid_model_is_accepted() -> None:
         ({"enable_unified_memory": True}, "--enable-unified-memory"),
         ({"enable_hisparse": True}, "--enable-hisparse"),
         ({"enable_pdmux": True}, "--enable-pdmux"),
+        ({"enable_two_batch_overlap": True}, "--enable-two-batch-overlap"),
         ({"dllm_algorithm": "x"}, "--dllm-algorithm"),
         ({"enable_deterministic_inference": True}, "--enable-deterministic-inference"),
         ({"pp_size": 2}, "--pp-size"),
@@ -154,18 +156,18 @@ def test_settings_choose_what_is_evicted(
 
 def test_this_sglang_has_every_seam() -> None:
     plugin.check_version()
-    plugin.check_seams()
+    seams.check_seams()
 
 
 def test_a_changed_seam_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     target = "sglang.srt.runtime_context.mamba_track_grid"
-    monkeypatch.setitem(plugin.SEAMS, target, ("something_else",))
+    monkeypatch.setitem(seams.SEAMS, target, ("something_else",))
     with pytest.raises(seams.IncompatibleSGLang, match=target):
-        plugin.check_seams()
-    monkeypatch.setitem(plugin.SEAMS, "sglang.srt.runtime_context.gone", ())
-    monkeypatch.setitem(plugin.SEAMS, target, ("tree_page",))
+        seams.check_seams()
+    monkeypatch.setitem(seams.SEAMS, "sglang.srt.runtime_context.gone", ())
+    monkeypatch.setitem(seams.SEAMS, target, ("tree_page",))
     with pytest.raises(seams.IncompatibleSGLang, match=r"runtime_context\.gone"):
-        plugin.check_seams()
+        seams.check_seams()
 
 
 def test_another_sglang_is_refused_only_when_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

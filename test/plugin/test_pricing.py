@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from sglang.srt.mem_cache.unified_cache.components import ComponentType
 from sglang.test.kits.unified_radix_cache import fixtures
 from sglang.test.kits.unified_radix_cache.config import CacheConfig
@@ -63,3 +65,20 @@ def test_bytes_are_those_of_the_pools(monkeypatch: pytest.MonkeyPatch) -> None:
     # The pool has one slot more than it gives out.
     exact = attention * 2 * kv_heads * kv_head_dim * 2
     assert exact <= cost.kv_bytes_per_token <= exact * (1 + 1 / allocator.size)
+
+
+def test_a_slot_is_priced_with_its_ring(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, _ = build_pools(monkeypatch)
+    params = cache.cache_init_params
+    cost = price_config({}, Settings(cost="tokens"), tp_size=1)
+    without = with_pools(cost, params).state_bytes
+    pool = params.req_to_token_pool.mamba_pool
+    slots = pool.mamba_cache.temporal.shape[1]
+    rings = {"d": torch.zeros(18, slots, 2, 16, 5), "g": torch.zeros(18, slots, 2, 16)}
+    pool.mamba_cache = replace(
+        pool.mamba_cache, **{f"replayssm_{name}": ring for name, ring in rings.items()}
+    )
+    assert with_pools(cost, params).state_bytes == without + 18 * 2 * 16 * (5 + 1) * 4
+    # Not so where a checkpoint has pages of its own.
+    monkeypatch.setattr(params.req_to_token_pool, "mamba_ckpt_pool", object())
+    assert with_pools(cost, params).state_bytes == without

@@ -127,7 +127,7 @@ def test_a_model_with_further_state_is_refused_by_its_config(
     monkeypatch.setattr(
         model_override_base, "model_config_of", lambda _args: SimpleNamespace(hf_config=config)
     )
-    found = [str(each) for each in store_refusals(STORE) if each.applies(SimpleNamespace())]
+    found = [str(refusal) for refusal in store_refusals(STORE) if refusal.applies(None)]
     assert len(found) == refused
     assert all("Qwen4-Exp" in message and "share the slots" in message for message in found)
     assert store_refusals(Settings()) == ()

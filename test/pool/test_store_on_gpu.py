@@ -64,6 +64,14 @@ class Server:
         # As SGLang builds its cache: on the default stream, before any of the others is used.
         self.pool.attach(self.states, self.forward if overlap else None)
         self.slots = [torch.tensor([slot], device=self.device) for slot in range(SLOTS)]
+        # torch's own kernels are loaded as they are first used, for which the device is waited for.
+        with torch.cuda.stream(self.scheduler):
+            self.write(1, 1.0, after=1)
+            self.get(self.put(1), 2)
+            self.read(2)
+        torch.cuda.synchronize()
+        self.pool.clear()
+        self.states.replayssm_write_pos.fill_(3)
         torch.cuda.synchronize()
 
     @contextmanager
@@ -291,12 +299,12 @@ def test_no_operation_waits_for_the_device(server: Server) -> None:
         with nothing_waits():
             return work()
 
+    two = torch.cat(server.slots[2:4])
     server.write(1, 5.0, after=LONG)
     first, second = at_once(pool.alloc), at_once(pool.alloc)
     at_once(lambda: pool.store_from_active(states, server.slots[1].view(-1), first))
     at_once(lambda: pool.store_from_active(states, server.slots[1].view(-1), second))
     both = torch.cat([first, second])
-    two = torch.cat(server.slots[2:4])
 
     def load() -> None:
         with server.passing():

@@ -40,6 +40,20 @@ CONFIG = replace(
     num_layers=3,
     full_attention_layer_ids=(1,),
 )
+
+
+def in_pages(size: int) -> CacheConfig:
+    """The same with pages of so many tokens, for which SGLang tracks states in slots beside."""
+    return replace(
+        CONFIG,
+        page_size=size,
+        enable_mamba_extra_buffer=True,
+        kv_size=size * CONFIG.kv_size,
+        mamba_cache_size=16,
+        max_context_len=size * CONFIG.max_context_len,
+    )
+
+
 _MAKE_POOL = "sglang.srt.mem_cache.mamba_checkpoint_pool.maybe_init_int8_mamba_checkpoint_pool"
 _CHECKPOINTS, _ON_HOST = 4, 3
 
@@ -90,11 +104,12 @@ class StoredServing(Serving):
         seed = torch.Generator().manual_seed(zlib.crc32(bytes(tokens)))
         return [torch.randn(part.shape, generator=seed).to(part.dtype) for part in self.slots(0)]
 
-    def compute(self, flight: Flight, tokens: Sequence[int]) -> None:
-        """A pass over the request's tokens up to and with ``tokens``' last."""
-        for part, value in zip(
-            self.slots(int(flight.req.kv.mamba_pool_idx)), self.state_of(tokens), strict=True
-        ):
+    def compute(
+        self, flight: Flight, tokens: Sequence[int], slot: torch.Tensor | None = None
+    ) -> None:
+        """A pass over the request's tokens up to and with ``tokens``' last, into its slot."""
+        slot = flight.req.kv.mamba_pool_idx if slot is None else slot
+        for part, value in zip(self.slots(int(slot)), self.state_of(tokens), strict=True):
             part.copy_(value)
 
     def restore(self, flight: Flight) -> None:
@@ -138,6 +153,22 @@ class StoredServing(Serving):
         super().decode(flight, reply)
         self.compute(flight, flight.tokens)
 
+    def finish(
+        self,
+        flight: Flight,
+        *,
+        unwanted: int = 0,
+        tracked: int | None = None,
+        tracked_before: int | None = None,
+    ) -> None:
+        if self.tracking_slots:
+            # The first one goes into the first slot, the second into the other.
+            lengths = [at for at in (tracked_before, tracked) if at is not None]
+            slots = flight.req.kv.mamba_ping_pong_track_buffer
+            for at, slot in zip(lengths, slots, strict=False):
+                self.compute(flight, flight.tokens[:at], slot)
+        super().finish(flight, unwanted=unwanted, tracked=tracked, tracked_before=tracked_before)
+
     # ---- after each step ----
 
     def check(self) -> None:
@@ -157,11 +188,17 @@ class StoredServing(Serving):
         assert (
             self.checkpoints.available_size() + evictable + protected == self.checkpoints.num_slots
         )
-        assert self.states.available_size() + len(self.flights) == self.cfg.mamba_cache_size
+        held = len(self.flights) * (1 + self.tracking_slots)
+        assert self.states.available_size() + held == self.cfg.mamba_cache_size
 
 
 picks = st.integers(0, 9)
-sequences = st.tuples(picks, st.integers(0, 20), st.lists(st.integers(1, 2), max_size=6))
+# A sequence seen before, how many of its pages to keep, the last tokens of pages that follow, and
+# tokens after the last whole page.
+sequences = st.tuples(
+    picks, st.integers(0, 20), st.lists(st.integers(1, 2), max_size=6), st.integers(0, 3)
+)
+Given = tuple[int, int, list[int], int]
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -169,23 +206,45 @@ class StoreMachine(RuleBasedStateMachine):
 
     lossy: ClassVar[Encoding | None] = None
     host: ClassVar[bool] = False
+    page: ClassVar[int] = 1
 
     @initialize(valuation=st.sampled_from([PredictedReuse, lambda: PaperUtility(0.5)]))
     def start(self, valuation: Any) -> None:
-        self.serving = StoredServing(CONFIG, valuation(), lossy=self.lossy, host=self.host)
+        cfg = CONFIG if self.page == 1 else in_pages(self.page)
+        self.serving = StoredServing(cfg, valuation(), lossy=self.lossy, host=self.host)
         self.seen: list[list[int]] = []
 
-    def tokens(self, sequence: tuple[int, int, list[int]]) -> list[int]:
-        pick, keep, more = sequence
-        tokens = (self.seen[pick % len(self.seen)][:keep] if self.seen else []) + more or [1]
-        self.seen.append(tokens[:20])
+    def tokens(self, sequence: Given) -> list[int]:
+        pick, keep, pages, torn = sequence
+        tokens = self.seen[pick % len(self.seen)][: keep * self.page] if self.seen else []
+        tokens = [*tokens, *self.whole_pages(pages or [1]), *[1] * (torn % self.page)]
+        self.seen.append(tokens[: 20 * self.page])
         return self.seen[-1]
+
+    def whole_pages(self, last: list[int]) -> list[int]:
+        return [token for end in last for token in [1] * (self.page - 1) + [end]]
+
+    def end(self, flight: Flight, unwanted: int, tracked: int | None) -> None:
+        """The request ends; ``tracked``: how many pages ago a state was kept beside, if ever."""
+        at = before = None
+        if tracked is not None:
+            whole = len(flight.tokens) // self.page
+            at = max(0, whole - tracked) * self.page or None
+            before = at - self.page if at is not None and at > self.page else None
+        self.serving.finish(flight, unwanted=unwanted, tracked=at, tracked_before=before)
 
     def flight(self, pick: int) -> Flight:
         return self.serving.flights[pick % len(self.serving.flights)]
 
-    @rule(sequence=sequences, reply=st.lists(st.integers(1, 2), max_size=4))
-    def request(self, sequence: tuple[int, int, list[int]], reply: list[int]) -> None:
+    @rule(
+        sequence=sequences,
+        reply=st.lists(st.integers(1, 2), max_size=4),
+        more=st.lists(st.integers(1, 2), max_size=2),
+        tracked=st.none() | st.integers(0, 3),
+    )
+    def request(
+        self, sequence: Given, reply: list[int], more: list[int], tracked: int | None
+    ) -> None:
         """A whole request, cut at its branch point."""
         flight = self.serving.begin(self.tokens(sequence))
         if flight is None:
@@ -193,12 +252,12 @@ class StoreMachine(RuleBasedStateMachine):
         if flight.branch is not None:
             self.serving.chunk(flight, flight.branch)
         self.serving.chunk(flight, len(flight.prompt))
-        self.serving.decode(flight, reply)
-        self.serving.finish(flight)
-        self.seen.append(flight.tokens[:20])
+        self.serving.decode(flight, [*self.whole_pages(more), *reply])
+        self.end(flight, 0, tracked)
+        self.seen.append(flight.tokens[: 20 * self.page])
 
     @rule(sequence=sequences)
-    def begin(self, sequence: tuple[int, int, list[int]]) -> None:
+    def begin(self, sequence: Given) -> None:
         self.serving.begin(self.tokens(sequence))
 
     @precondition(lambda self: self.serving.flights)
@@ -209,13 +268,18 @@ class StoreMachine(RuleBasedStateMachine):
             self.serving.chunk(flight, flight.branch or len(flight.prompt))
 
     @precondition(lambda self: self.serving.flights)
-    @rule(pick=picks, unwanted=st.integers(0, 1), reply=st.lists(st.integers(1, 2), max_size=3))
-    def finish(self, pick: int, unwanted: int, reply: list[int]) -> None:
+    @rule(
+        pick=picks,
+        unwanted=st.integers(0, 1),
+        reply=st.lists(st.integers(1, 2), max_size=3),
+        tracked=st.none() | st.integers(0, 3),
+    )
+    def finish(self, pick: int, unwanted: int, reply: list[int], tracked: int | None) -> None:
         flight = self.flight(pick)
         if not flight.prefilled:
             self.serving.chunk(flight, len(flight.prompt))
         self.serving.decode(flight, reply)
-        self.serving.finish(flight, unwanted=min(unwanted, len(flight.reply)))
+        self.end(flight, min(unwanted, len(flight.reply)), tracked)
 
     @precondition(lambda self: self.serving.flights)
     @rule(pick=picks)
@@ -223,7 +287,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.serving.abort(self.flight(pick))
 
     @rule(sequence=sequences)
-    def hold(self, sequence: tuple[int, int, list[int]]) -> None:
+    def hold(self, sequence: Given) -> None:
         self.serving.hold(self.tokens(sequence), state=True)
 
     @precondition(lambda self: self.serving.locks)
@@ -264,7 +328,20 @@ class LossyHostMachine(StoreMachine):
     lossy, host = Encoding.INT8, True
 
 
+class PagesMachine(StoreMachine):
+    page = 4
+
+
+class LossyPagesMachine(LossyHostMachine):
+    page = 16
+
+
+class LargePagesMachine(StoreMachine):
+    page = 64
+
+
 _MACHINE = settings(max_examples=60, stateful_step_count=40, deadline=None)
+_LARGER = settings(_MACHINE, max_examples=40)
 TestExact = StoreMachine.TestCase
 TestExact.settings = _MACHINE
 TestLossy = LossyMachine.TestCase
@@ -273,6 +350,12 @@ TestHost = HostMachine.TestCase
 TestHost.settings = _MACHINE
 TestLossyHost = LossyHostMachine.TestCase
 TestLossyHost.settings = _MACHINE
+TestPages = PagesMachine.TestCase
+TestPages.settings = _LARGER
+TestLossyPages = LossyPagesMachine.TestCase
+TestLossyPages.settings = _LARGER
+TestLargePages = LargePagesMachine.TestCase
+TestLargePages.settings = _LARGER
 
 
 # ---- by hand ----
@@ -363,3 +446,31 @@ def test_a_request_goes_without_a_checkpoint_where_all_are_in_use(
         len([r for r in caplog.records if "goes without" in r.message or "go without" in r.message])
         == 1
     )
+
+
+@pytest.mark.parametrize("page", [4, 16, 64])
+def test_a_request_of_which_nothing_was_tracked_costs_no_checkpoint(page: int) -> None:
+    serving = StoredServing(in_pages(page), PaperUtility(0.0), lossy=None, host=False)
+    for first in range(1, 5):
+        ask(serving, [first] * page, [1] * page)
+    before = forms(serving)
+    assert len(before) == 4
+    # It ends between two pages, before SGLang kept a state beside.
+    for _ in range(3):
+        assert ask(serving, [9] * 2) == 0
+    assert forms(serving) == before
+
+
+def test_a_state_of_which_no_token_would_be_kept_is_not_kept() -> None:
+    serving = StoredServing(CONFIG, PaperUtility(0.0), lossy=None, host=False)
+    states = serving.pool.mamba_pool
+    states.replayssm_write_pos = torch.zeros(states.size + 1, dtype=torch.int32)
+    flight = serving.begin([1, 2])
+    assert flight is not None
+    serving.chunk(flight, 2)
+    serving.decode(flight, [3, 4, 5])
+    # ReplaySSM's state lags behind by as many tokens as the prompt has, and the reply is dropped.
+    states.replayssm_write_pos[flight.req.kv.mamba_pool_idx] = 2
+    serving.finish(flight, unwanted=3)
+    serving.check()
+    assert forms(serving) == {}

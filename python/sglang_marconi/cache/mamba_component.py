@@ -11,8 +11,7 @@ SGLang calls a component at four moments of a request's life; this one answers:
 | the request ends           | live state or tracked one | live state, else a tracked one  |
 
 Here states share the slots of running requests; ``paged_component`` has them in a store of their
-own. Which state goes when states are short, ``policy.eviction`` says; uses and locks of states
-are reported to it from here.
+own. Which state goes when states are short is in ``ranked_states``.
 """
 
 from __future__ import annotations
@@ -25,35 +24,25 @@ import torch
 from sglang.srt.managers.schedule_batch import FINISH_MATCHED_STR
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 from sglang.srt.mem_cache.radix_cache import RadixKey
-from sglang.srt.mem_cache.unified_cache.components import (
-    ComponentType,
-    EvictLayer,
-    LRURefreshPhase,
-    MambaComponent,
-)
+from sglang.srt.mem_cache.unified_cache.components import ComponentType
 
+from sglang_marconi.cache.ranked_states import RankedStates
 from sglang_marconi.observe.events import (
     Decision,
-    Evicted,
     Matched,
     Observer,
     Reason,
     Refusal,
     Refused,
     Stored,
-    What,
     timed,
 )
 from sglang_marconi.policy.admission import PrefixMatch, branch_point, last_token
 from sglang_marconi.policy.eviction import EvictionPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from sglang.srt.managers.schedule_batch import Req
     from sglang.srt.mem_cache.base_prefix_cache import (
-        DecLockRefParams,
-        IncLockRefResult,
         InsertParams,
         InsertResult,
         MatchPrefixParams,
@@ -66,22 +55,16 @@ if TYPE_CHECKING:
 
     from sglang_marconi.cache.alpha_tuning import AlphaTuning
     from sglang_marconi.cache.tracked_states import TrackedStates
-    from sglang_marconi.cache.tree_core import MarconiTreeCore
-    from sglang_marconi.policy.ledger import PrefixNode
-    from sglang_marconi.policy.ranking import Standing
 
 logger = logging.getLogger(__name__)
 
 
-class MarconiMambaComponent(MambaComponent):
+class MarconiMambaComponent(RankedStates):
     """Checkpoints at branch points and at the last decoded token, nowhere else.
 
-    ``policy`` is the cache's one eviction policy and ``observer`` who hears of what happens, if
-    anybody does; the tree takes both from here. ``tracked`` knows what the slots hold that
-    SGLang tracks states in.
+    ``tracked`` knows what the slots hold that SGLang tracks states in, ``tuning`` hears of each
+    finished request.
     """
-
-    tree_core: MarconiTreeCore
 
     def __init__(
         self,
@@ -93,10 +76,8 @@ class MarconiMambaComponent(MambaComponent):
         tuning: AlphaTuning | None = None,
         observer: Observer | None = None,
     ) -> None:
-        super().__init__(cache, params)
+        super().__init__(cache, params, policy=policy, observer=observer)
         self._tracked = tracked
-        self.policy = policy
-        self.observer = observer
         self._tuning = tuning
         self._page_size: int = params.page_size
         # The slot a request goes on in once its live state joins the tree; held
@@ -151,99 +132,6 @@ class MarconiMambaComponent(MambaComponent):
             elif self.observer is not None:
                 self.observer.emit(Stored(self.tree_core.prefix(node), self._reason))
 
-    def value_len(self, node: UnifiedTreeNode) -> int:
-        # A state is one slot; SGLang would ask the tensor that names it.
-        return int(node.component_data[self.component_type].value is not None)
-
-    # ---- use and locks, for the policy ----
-
-    def refresh_lru(
-        self, phase: LRURefreshPhase, node: UnifiedTreeNode, root_node: UnifiedTreeNode
-    ) -> None:
-        super().refresh_lru(phase, node, root_node)
-        if phase is LRURefreshPhase.MATCH_END and self.node_has_component_data(node):
-            self.policy.use(self.tree_core.prefix(node))
-
-    def acquire_component_lock(
-        self, node: UnifiedTreeNode, result: IncLockRefResult, lock_host: bool = False
-    ) -> IncLockRefResult:
-        result = super().acquire_component_lock(node, result, lock_host)
-        if not lock_host and node is not self.tree_core.root_node:
-            self.policy.lock_state(self.tree_core.prefix(node))
-        return result
-
-    def release_component_lock(
-        self, node: UnifiedTreeNode, params: DecLockRefParams, lock_host: bool = False
-    ) -> None:
-        super().release_component_lock(node, params, lock_host)
-        if lock_host or node is self.tree_core.root_node:
-            return
-        if node.component_data[self.component_type].lock_ref == 0:
-            self.policy.unlock_state(self.tree_core.prefix(node))
-
-    def _refresh_session_partition(self, node: UnifiedTreeNode) -> None:
-        super()._refresh_session_partition(node)
-        self.policy.refer_to_state(self.tree_core.prefix(node), self.session_ref(node) > 0)
-
-    # ---- eviction ----
-
-    def _evict_device_start(self, request_cnt: int) -> None:
-        self._evict_device_request_cnt = request_cnt
-
-    def _evict_device_next_node(
-        self,
-        tracker: dict[ComponentType, int],
-        device_frees: dict[ComponentType, list[torch.Tensor]],
-        host_frees: dict[ComponentType, list[torch.Tensor]],
-        cache_actions: list[CacheAction | ComponentAction],
-    ) -> None:
-        """Take one step to more room for states, after which SGLang looks again."""
-        if tracker[self.component_type] >= self._evict_device_request_cnt:
-            return
-        victim = timed(self.observer, Decision.EVICTION, self.policy.least_useful_state)
-        if victim is not None:
-            self._give_way(victim, tracker, device_frees, host_frees, cache_actions)
-
-    def _give_way(
-        self,
-        victim: PrefixNode,
-        tracker: dict[ComponentType, int],
-        device_frees: dict[ComponentType, list[torch.Tensor]],
-        host_frees: dict[ComponentType, list[torch.Tensor]],
-        cache_actions: list[CacheAction | ComponentAction],
-    ) -> None:
-        """Evict the victim's state. A leaf keeps its KV, which is not what is short."""
-        self._report_eviction(victim, self.policy.standing_of_state)
-        self._evict(victim, tracker, device_frees, host_frees, cache_actions)
-
-    def _evict(
-        self,
-        victim: PrefixNode,
-        tracker: dict[ComponentType, int],
-        device_frees: dict[ComponentType, list[torch.Tensor]],
-        host_frees: dict[ComponentType, list[torch.Tensor]],
-        cache_actions: list[CacheAction | ComponentAction],
-    ) -> None:
-        """Take the victim's state out of the tree."""
-        self.tree_core._evict_component_and_detach_lru(
-            self.tree_core.node_by_id(victim.handle),
-            self,
-            target=EvictLayer.DEVICE,
-            tracker=tracker,
-            device_frees=device_frees,
-            host_frees=host_frees,
-            cache_actions=cache_actions,
-        )
-
-    def _report_eviction(
-        self, victim: PrefixNode, standing: Callable[[PrefixNode], Standing | None]
-    ) -> None:
-        if self.observer is not None:
-            self.observer.emit(Evicted(victim, What.STATE, standing(victim)))
-
-    def _evict_device_end(self) -> None:
-        """Nothing to clear: the policy holds the order."""
-
     # ---- checkpoint: what goes into the tree ----
 
     def prepare_for_caching_req(
@@ -289,6 +177,7 @@ class MarconiMambaComponent(MambaComponent):
             req, insert_params, token_ids_len, is_finished=True
         )
         if not tracked or insert_params.mamba_value is None:
+            self._withdraw(insert_params)
             insert_params.mamba_value = insert_params.mamba_keep_idx = None
             return token_ids_len
         self._reason = Reason.TRACKED
@@ -348,7 +237,7 @@ class MarconiMambaComponent(MambaComponent):
         return _live_slot(req)
 
     def _withdraw(self, insert_params: InsertParams) -> None:
-        """The tree has had the state that ``insert_params`` offered it."""
+        """The tree does not get the state, if any, that ``insert_params`` was to offer it."""
         insert_params.mamba_keep_idx = None
 
     def cleanup_after_caching_req(
@@ -388,9 +277,6 @@ class MarconiMambaComponent(MambaComponent):
         req.kv.mamba_cow_src_index = insert_params.mamba_value
         req.kv.mamba_needs_clear = False
         req.kv.mamba_pool_idx = slot[0]
-        write_pos = self.cache.req_to_token_pool.mamba_pool.replayssm_write_pos
-        if write_pos is not None:
-            write_pos[req.kv.mamba_pool_idx] = 0
 
     def _release_tracking_slots(self, req: Req) -> None:
         """Free what a finished request holds beside the state the tree has taken.

@@ -107,7 +107,8 @@ class PagedMambaComponent(MarconiMambaComponent):
         return store.available_pages < store.pages_of_new
 
     def _withdraw(self, insert_params: InsertParams) -> None:
-        self._free_mamba_value(insert_params.mamba_value)
+        if insert_params.mamba_value is not None:
+            self._free_mamba_value(insert_params.mamba_value)
 
     def cleanup_after_caching_req(
         self,

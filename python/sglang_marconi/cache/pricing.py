@@ -38,20 +38,26 @@ def with_pools(cost: ModelCost, params: CacheInitParams) -> ModelCost:
     Raises:
         UnsupportedConfiguration: the pool of KV does not say what it takes.
     """
-    states = params.req_to_token_pool.mamba_pool.mamba_cache
+    pool = params.req_to_token_pool
+    states = pool.mamba_pool.mamba_cache
+    parts = [*states.conv, states.temporal]
+    if pool.mamba_ckpt_pool is None:
+        # A slot has a ring of ReplaySSM's, too; it holds nothing of a checkpoint, but goes with it.
+        rings = (states.replayssm_d, states.replayssm_k, states.replayssm_g)
+        parts += [ring for ring in rings if ring is not None]
     kv_bytes = params.token_to_kv_pool_allocator.get_kvcache().get_kv_size_bytes()
     if isinstance(kv_bytes, tuple):
         kv_bytes = sum(kv_bytes)
     kv_bytes_per_token = int(kv_bytes) // params.token_to_kv_pool_allocator.size
     if not kv_bytes_per_token:
-        pool = type(params.token_to_kv_pool_allocator.get_kvcache()).__name__
+        kind = type(params.token_to_kv_pool_allocator.get_kvcache()).__name__
         raise UnsupportedConfiguration(
-            f"--radix-cache-backend marconi: {pool} does not say how many bytes a token of KV "
+            f"--radix-cache-backend marconi: {kind} does not say how many bytes a token of KV "
             "takes, by which the eviction policy goes"
         )
     return cost.with_pool_bytes(
         # Layers come first, slots second.
-        state_bytes=sum(part.nbytes // part.shape[1] for part in (*states.conv, states.temporal)),
+        state_bytes=sum(part.nbytes // part.shape[1] for part in parts),
         kv_bytes_per_token=kv_bytes_per_token,
     )
 

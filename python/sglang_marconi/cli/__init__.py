@@ -16,6 +16,7 @@ _COMMANDS = {
     "config": "the backend's settings: what there is, and whether yours are right",
     "set": "change the policy of a running server",
     "explain": "what a cache's memory holds, and what a hit saves",
+    "verify": "whether reuse changes the answers of a running server",
     "replay": "what a cache would reuse of a trace",
     "report": "draw the plots and the page of a replay again",
     "paper": "run the paper's evaluation again",

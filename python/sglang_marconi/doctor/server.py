@@ -23,9 +23,9 @@ from sglang_marconi.doctor.findings import Finding, Status
 from sglang_marconi.doctor.memory import Plan, memory_finding
 from sglang_marconi.doctor.model import model_findings
 from sglang_marconi.doctor.options import SETTINGS_REMEDY, read_options
-from sglang_marconi.plugin import BACKEND, attention_ranks, seam_differences
+from sglang_marconi.plugin import BACKEND, attention_ranks
 from sglang_marconi.replay.page import units
-from sglang_marconi.seams import IncompatibleSGLang
+from sglang_marconi.seams import IncompatibleSGLang, seam_differences
 from sglang_marconi.sglang_pools import SGLANG_RATIO
 
 _CPU_ARGUMENTS = (

@@ -1,0 +1,143 @@
+"""States in SGLang's tree that go as the eviction policy says, which hears of uses and locks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sglang.srt.mem_cache.unified_cache.components import (
+    ComponentType,
+    EvictLayer,
+    LRURefreshPhase,
+    MambaComponent,
+)
+
+from sglang_marconi.observe.events import Decision, Evicted, Observer, What, timed
+from sglang_marconi.policy.eviction import EvictionPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+    from sglang.srt.mem_cache.base_prefix_cache import DecLockRefParams, IncLockRefResult
+    from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+    from sglang.srt.mem_cache.unified_cache.cache_action import CacheAction, ComponentAction
+    from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeNode
+    from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
+
+    from sglang_marconi.cache.tree_core import MarconiTreeCore
+    from sglang_marconi.policy.ledger import PrefixNode
+    from sglang_marconi.policy.ranking import Standing
+
+
+class RankedStates(MambaComponent):
+    """Which state goes is up to ``policy``, the cache's one eviction policy.
+
+    ``observer`` hears of what happens, if anybody does; the tree takes both from here.
+    """
+
+    tree_core: MarconiTreeCore
+
+    def __init__(
+        self,
+        cache: UnifiedRadixCache,
+        params: CacheInitParams,
+        *,
+        policy: EvictionPolicy,
+        observer: Observer | None,
+    ) -> None:
+        super().__init__(cache, params)
+        self.policy = policy
+        self.observer = observer
+
+    def value_len(self, node: UnifiedTreeNode) -> int:
+        # A state is one slot; SGLang would ask the tensor that names it.
+        return int(node.component_data[self.component_type].value is not None)
+
+    # ---- use and locks, for the policy ----
+
+    def refresh_lru(
+        self, phase: LRURefreshPhase, node: UnifiedTreeNode, root_node: UnifiedTreeNode
+    ) -> None:
+        super().refresh_lru(phase, node, root_node)
+        if phase is LRURefreshPhase.MATCH_END and self.node_has_component_data(node):
+            self.policy.use(self.tree_core.prefix(node))
+
+    def acquire_component_lock(
+        self, node: UnifiedTreeNode, result: IncLockRefResult, lock_host: bool = False
+    ) -> IncLockRefResult:
+        result = super().acquire_component_lock(node, result, lock_host)
+        if not lock_host and node is not self.tree_core.root_node:
+            self.policy.lock_state(self.tree_core.prefix(node))
+        return result
+
+    def release_component_lock(
+        self, node: UnifiedTreeNode, params: DecLockRefParams, lock_host: bool = False
+    ) -> None:
+        super().release_component_lock(node, params, lock_host)
+        if lock_host or node is self.tree_core.root_node:
+            return
+        if node.component_data[self.component_type].lock_ref == 0:
+            self.policy.unlock_state(self.tree_core.prefix(node))
+
+    def _refresh_session_partition(self, node: UnifiedTreeNode) -> None:
+        super()._refresh_session_partition(node)
+        self.policy.refer_to_state(self.tree_core.prefix(node), self.session_ref(node) > 0)
+
+    # ---- eviction ----
+
+    def _evict_device_start(self, request_cnt: int) -> None:
+        self._evict_device_request_cnt = request_cnt
+
+    def _evict_device_next_node(
+        self,
+        tracker: dict[ComponentType, int],
+        device_frees: dict[ComponentType, list[torch.Tensor]],
+        host_frees: dict[ComponentType, list[torch.Tensor]],
+        cache_actions: list[CacheAction | ComponentAction],
+    ) -> None:
+        """Take one step to more room for states, after which SGLang looks again."""
+        if tracker[self.component_type] >= self._evict_device_request_cnt:
+            return
+        victim = timed(self.observer, Decision.EVICTION, self.policy.least_useful_state)
+        if victim is not None:
+            self._give_way(victim, tracker, device_frees, host_frees, cache_actions)
+
+    def _give_way(
+        self,
+        victim: PrefixNode,
+        tracker: dict[ComponentType, int],
+        device_frees: dict[ComponentType, list[torch.Tensor]],
+        host_frees: dict[ComponentType, list[torch.Tensor]],
+        cache_actions: list[CacheAction | ComponentAction],
+    ) -> None:
+        """Evict the victim's state. A leaf keeps its KV, which is not what is short."""
+        self._report_eviction(victim, self.policy.standing_of_state)
+        self._evict(victim, tracker, device_frees, host_frees, cache_actions)
+
+    def _evict(
+        self,
+        victim: PrefixNode,
+        tracker: dict[ComponentType, int],
+        device_frees: dict[ComponentType, list[torch.Tensor]],
+        host_frees: dict[ComponentType, list[torch.Tensor]],
+        cache_actions: list[CacheAction | ComponentAction],
+    ) -> None:
+        """Take the victim's state out of the tree."""
+        self.tree_core._evict_component_and_detach_lru(
+            self.tree_core.node_by_id(victim.handle),
+            self,
+            target=EvictLayer.DEVICE,
+            tracker=tracker,
+            device_frees=device_frees,
+            host_frees=host_frees,
+            cache_actions=cache_actions,
+        )
+
+    def _report_eviction(
+        self, victim: PrefixNode, standing: Callable[[PrefixNode], Standing | None]
+    ) -> None:
+        if self.observer is not None:
+            self.observer.emit(Evicted(victim, What.STATE, standing(victim)))
+
+    def _evict_device_end(self) -> None:
+        """Nothing to clear: the policy holds the order."""
