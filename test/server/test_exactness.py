@@ -34,7 +34,7 @@ def assert_same(warm: Reply, reference: Reply) -> None:
 
 def test_branching_and_repeated_prompts(marconi: LocalServer) -> None:
     prefix = tokens(157, seed=1)
-    prompts = [prefix + tokens(20 + 13 * i, seed=10 + i) for i in range(4)]
+    prompts = [prefix + tokens(40 + 13 * i, seed=10 + i) for i in range(4)]
     references = [cold(marconi, prompt) for prompt in prompts]
     flush(marconi.url)
     for repeat in range(3):
