@@ -79,6 +79,6 @@ def look(environment: dict[str, str]) -> Machine:
 
 
 def _sanitizer() -> str | None:
-    return shutil.which("compute-sanitizer") or shutil.which(
-        "compute-sanitizer", path="/usr/local/cuda/bin"
-    )
+    toolkit = "/usr/local/cuda/bin:/usr/local/cuda/compute-sanitizer"
+    path = f"{os.environ.get('PATH', '')}:{toolkit}"
+    return shutil.which("compute-sanitizer", path=path)

@@ -43,7 +43,7 @@ class Draw:
 
 
 def build_mamba2(path: Path, seed: int = 0) -> Path:
-    """A NemotronH of 50 million parameters: Mamba2, attention, MLP."""
+    """A NemotronH of 17 million parameters: Mamba2, attention, MLP."""
     hidden, heads, kv, head_dim, mlp = 512, 8, 2, 64, 1024
     mamba_heads, mamba_head_dim, groups, state, conv = 16, 64, 8, 128, 4
     inner = mamba_heads * mamba_head_dim
@@ -102,8 +102,8 @@ def build_mamba2(path: Path, seed: int = 0) -> Path:
 
 
 def build_gdn(path: Path, seed: int = 0) -> Path:
-    """A Qwen3-Next of 50 million parameters: gated delta nets, attention, experts."""
-    hidden, layers, interval = 512, 8, 4
+    """A Qwen3-Next of 23 million parameters: gated delta nets, attention, experts."""
+    hidden, layers, interval = 512, 4, 4
     heads, kv, head_dim = 4, 2, 256
     key_heads, value_heads, linear_dim, conv = 4, 8, 128, 4
     experts, expert_size = 16, 128

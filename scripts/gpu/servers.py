@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import urllib.request
 from importlib.metadata import requires, version
@@ -84,10 +83,3 @@ def flush(url: str) -> None:
     request = urllib.request.Request(f"{url}/flush_cache?timeout=30", method="POST")
     with urllib.request.urlopen(request, timeout=60):
         pass
-
-
-def cache_of(url: str) -> dict[str, object]:
-    """The server's own words on what it resolved its options to."""
-    with urllib.request.urlopen(f"{url}/get_server_info", timeout=60) as answer:
-        info: dict[str, object] = json.load(answer)
-    return info

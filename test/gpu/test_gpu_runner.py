@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from gpu.__main__ import Clock
 from gpu.findings import CANNOT
 from gpu.machine import Machine, Need
 from gpu.report import FAILED, PASSED, SKIPPED, TIMED_OUT, Outcome, Report
@@ -58,9 +59,26 @@ def test_the_last_line_is_the_result_of_a_step_that_leaves_none(tmp_path: Path) 
 def test_a_failure_says_how(tmp_path: Path) -> None:
     outcome = run(tmp_path, "import sys; print('first'); sys.exit('no | space')")
     assert (outcome.status, outcome.reason) == (FAILED, "exit status 1: no / space")
-    assert outcome.tail == ["first", "no | space"]
+    assert outcome.tail == ["=== output.log", "first", "no | space"]
     killed = run(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
     assert killed.reason.startswith("ended by SIGSEGV")
+
+
+def test_a_failure_shows_the_logs_that_the_step_wrote(tmp_path: Path) -> None:
+    code = """
+import os, sys
+from pathlib import Path
+Path(os.environ["GPU_STEP_FOLDER"], "server.log").write_text("out of memory\\n")
+sys.exit("no server")
+"""
+    assert run(tmp_path, code).tail == [
+        "=== server.log",
+        "out of memory",
+        "=== output.log",
+        "no server",
+    ]
+    # Nor does a run see what one before it left.
+    assert run(tmp_path, "import sys; sys.exit('no')").tail == ["=== output.log", "no"]
 
 
 def test_a_step_that_cannot_run_is_skipped_with_its_reason(tmp_path: Path) -> None:
@@ -108,6 +126,18 @@ def test_the_report_is_whole_after_every_step(tmp_path: Path) -> None:
 
 def test_the_limits_add_up_to_eight_minutes() -> None:
     assert sum(step.limit for step in STEPS) + INSTALL_SECONDS <= EIGHT_MINUTES
+
+
+def test_what_a_step_leaves_the_next_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    clock = Clock(minutes=1.0)
+    assert clock.allow(30) == 30
+    now += 10
+    assert clock.allow(30) == 50
+    now += 49
+    # The whole ends after a minute.
+    assert clock.allow(30) == 1
 
 
 def test_names_are_unique() -> None:
