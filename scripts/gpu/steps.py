@@ -51,7 +51,9 @@ def _kernel_tests(machine: Machine) -> list[str]:
         few = ["test/kernels/test_kernels_agree.py", "-k", _FEW]
         return ["env", "TRITON_INTERPRET=1", *_tests(*few)]
     workers = min(machine.cores, _MOST_WORKERS)
-    parallel = ["-n", str(workers)] if importlib.util.find_spec("xdist") else []
+    parallel = (
+        ["-n", str(workers), "--dist", "worksteal"] if importlib.util.find_spec("xdist") else []
+    )
     return _tests(*parallel, "test/kernels")
 
 

@@ -12,6 +12,8 @@ from marconi_kernels import Encoding, StateLayout, StatePart, load, store
 from torch import Tensor
 
 SLOTS = 4
+# Compiled, each example has kernels of its own, which take seconds.
+EXAMPLES = 12 if torch.cuda.is_available() else 60
 
 shapes = st.lists(st.integers(0, 9), min_size=1, max_size=3).map(tuple)
 windows = st.builds(
@@ -45,7 +47,9 @@ def spread(tensor: Tensor, gap: int, device: torch.device) -> Tensor:
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
     parts=parts_of_a_state(),
