@@ -41,7 +41,7 @@ async def reproduce(server: Server, wrong: Wrong) -> Reproduction:
     before = [[sent._replace(after=0.0)] for step in as_sent[:-1] for sent in step]
     related = [step for step in before if _related(step[0].request, request)]
     # What was sent at once meets in another way each time.
-    together = [(as_sent, wrong.seen.call)] * _TRIES
+    together = [([*as_sent[:-1], *alone], 0), (as_sent, wrong.seen.call)] * _TRIES
     for steps, call in (([*related, *alone], 0), ([*before, *alone], 0), *together):
         answer = await replay(server, steps, call)
         if wrong.is_wrong(answer):
