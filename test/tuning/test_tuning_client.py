@@ -317,6 +317,15 @@ def _gone(pid):
         return True
 
 
+def _has_worked(pid):
+    """Whether a process has had its first hundredth of a second, in which it is tied to others."""
+    try:
+        counts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return int(counts[11]) + int(counts[12]) > 0
+
+
 _SERVER = """
 import sys, time
 sys.path.insert(0, {here!r})
@@ -348,9 +357,7 @@ def _server_that_tunes():
         sidecar = int(server.stdout.readline())
         end = time.monotonic() + _PATIENCE / 2
         while time.monotonic() < end:
-            workers = set(_descendants(sidecar))
-            time.sleep(0.005)
-            workers &= set(_descendants(sidecar))
+            workers = set(filter(_has_worked, _descendants(sidecar)))
             if len(workers) >= 2:
                 return server, sidecar, workers
         server.kill()
