@@ -59,7 +59,7 @@ def ranks(tmp_path: Path, found: dict[int, float]) -> list[dict[str, list[object
         subprocess.Popen((*command, str(rank)), stdout=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     return [json.loads(output.splitlines()[-1]) for output in outputs]
 
