@@ -1,6 +1,7 @@
 """mamba-ssm's reference functions, and inputs to try them on.
 
-The package's Python imports without its CUDA extension once a module of that name exists.
+The package's Python imports without its CUDA extension once a module of that name exists. Both are
+forgotten afterwards: transformers takes the package's CUDA kernels wherever it can be imported.
 """
 
 import sys
@@ -11,13 +12,18 @@ import pytest
 import torch
 from torch import Tensor
 
-sys.modules.setdefault("selective_scan_cuda", types.ModuleType("selective_scan_cuda"))
+_EXTENSION = "selective_scan_cuda"
+
+sys.modules.setdefault(_EXTENSION, types.ModuleType(_EXTENSION))
 pytest.importorskip("mamba_ssm")
 
 from mamba_ssm.ops.selective_scan_interface import selective_scan_ref  # noqa: E402
 from mamba_ssm.ops.triton.selective_state_update import (  # noqa: E402
     selective_state_update_ref,
 )
+
+for _name in [name for name in sys.modules if name.split(".")[0] in ("mamba_ssm", _EXTENSION)]:
+    del sys.modules[_name]
 
 __all__ = ["ScanInput", "scan_one", "selective_state_update_ref"]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -213,7 +215,8 @@ def test_doctor_says_that_a_store_does_not_go_with_the_model(tmp_path: Path) -> 
     config.save_pretrained(tmp_path)
     store = ("--radix-eviction-policy-config", '{"checkpoint_memory": 0.5}')
     found: list[Finding] = []
-    check_server(["--model-path", str(tmp_path), "--device", "cpu", *store], found.append)
+    with patch.dict(os.environ):  # SGLang hands settings to its processes there.
+        check_server(["--model-path", str(tmp_path), "--device", "cpu", *store], found.append)
     row = next(row for row in found if row.check == "checkpoint_memory, encoding or host_memory")
     assert row.status == "problem"
     assert "Qwen4-Exp" in row.found
