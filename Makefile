@@ -30,8 +30,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/python scripts/demo.py $(if $(TRACE),--trace $(TRACE) --limit $(LIMIT))
 
+# Two at a time, as a server's start keeps one core busy; what a file's tests share is started once.
 test: install lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

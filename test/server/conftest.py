@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -35,12 +36,25 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_model(tmp_path_factory.mktemp("model"))
 
 
-@pytest.fixture(scope="session", params=CONFIGURATIONS)
+@pytest.fixture(scope="session")
+def _servers() -> Iterator[tuple[ExitStack, dict[str, LocalServer]]]:
+    """Those that run already, by configuration: files that take turns with them start none anew."""
+    with ExitStack() as running:
+        yield running, {}
+
+
+@pytest.fixture(scope="module", params=CONFIGURATIONS)
 def marconi(
-    request: pytest.FixtureRequest, model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[LocalServer]:
+    request: pytest.FixtureRequest,
+    model: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    _servers: tuple[ExitStack, dict[str, LocalServer]],
+) -> LocalServer:
     """A server with our backend, once under each strategy of SGLang."""
-    log = tmp_path_factory.mktemp("log") / "server.log"
-    arguments = (*MARCONI, *CONFIGURATIONS[request.param])
-    with ForkedServer(model, *arguments, log_path=log) as server:
-        yield server
+    running, started = _servers
+    name: str = request.param
+    if name not in started:
+        log = tmp_path_factory.mktemp("log") / "server.log"
+        arguments = (*MARCONI, *CONFIGURATIONS[name])
+        started[name] = running.enter_context(ForkedServer(model, *arguments, log_path=log))
+    return started[name]
