@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
     def skip(error: TraceError) -> None:
         nonlocal skipped
         skipped += 1
-        errors.print(f"skipped: {error}", markup=False, highlight=False)
+        errors.print(f"skipped: {error}", markup=False, highlight=False, soft_wrap=True)
 
     cost = load_cost(args.model)
     latency = LatencyProfile.read(args.latency) if args.latency else None
