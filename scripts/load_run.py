@@ -51,11 +51,13 @@ probabilities may be this far apart in the cold one."""
 
 
 class Plan(NamedTuple):
-    """What to do. `models` are two directories whose weights differ; `samples` answers are
-    compared with cold ones; lossy: checkpoints may be."""
+    """What to do. `models` are two directories whose weights differ; traffic lasts so many
+    `seconds`, and longer on a machine too slow for `least_actions` in them; `samples` answers
+    are compared with cold ones; lossy: checkpoints may be."""
 
     models: tuple[Path, Path]
     seconds: float
+    least_actions: int = 0
     most_actions: int = 100_000
     samples: int = 120
     seed: int = 0
@@ -133,9 +135,13 @@ async def _drive(caller: Caller, weights: "_Weights", plan: Plan, report: Report
     chooser = random.Random(plan.seed)
     free = asyncio.Semaphore(_CLIENTS)
 
+    def goes_on() -> bool:
+        early = time.monotonic() < deadline or report.sent.total() < plan.least_actions
+        return early and len(report.failures) < _MOST_FAILURES
+
     async def act(kind: Kind, number: int) -> None:
         async with free:
-            if time.monotonic() < deadline and len(report.failures) < _MOST_FAILURES:
+            if goes_on():
                 await _attempt(
                     report, kind.name, kind.send(caller, random.Random(f"{plan.seed} {number}"))
                 )
@@ -144,7 +150,7 @@ async def _drive(caller: Caller, weights: "_Weights", plan: Plan, report: Report
         kinds = chooser.choices(KINDS, [kind.weight for kind in KINDS], k=_ROUND)
         await asyncio.gather(*(act(kind, start + at) for at, kind in enumerate(kinds)))
         await asyncio.sleep(_QUIET)
-        if time.monotonic() >= deadline or len(report.failures) >= _MOST_FAILURES:
+        if not goes_on():
             return
         await _attempt(report, "other weights", weights.change(chooser))
 

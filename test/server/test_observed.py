@@ -14,6 +14,7 @@ import msgspec
 import pytest
 import zmq
 from client import generate
+from forked_server import ForkedServer
 from local_server import LocalServer
 from prometheus_client.parser import text_string_to_metric_families
 from prompts import tokens
@@ -76,7 +77,7 @@ def observed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with zmq.Context() as context, context.socket(zmq.SUB) as events:
         events.subscribe("kv")
         events.connect(endpoint)
-        with LocalServer(model, *arguments, log_path=log) as server:
+        with ForkedServer(model, *arguments, log_path=log) as server:
             yield Observed(server, events)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from client import Reply, flush, generate, post
+from forked_server import ForkedServer
 from local_server import LocalServer
 from prompts import tokens
 from sglang_marconi.cli import main
@@ -54,7 +55,7 @@ def two_ranks(
         # Without an accelerator SGLang has to be told the cores of each rank.
         "SGLANG_CPU_OMP_THREADS_BIND": "0|1",
     }
-    with LocalServer(model, *arguments, log_path=log, env=environment) as server:
+    with ForkedServer(model, *arguments, log_path=log, env=environment) as server:
         yield server
 
 

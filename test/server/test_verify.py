@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import planted_mistakes
 import pytest
 from conftest import MARCONI
+from forked_server import ForkedServer
 from local_server import LocalServer
 from planted_mistakes import MISTAKES
 from sglang_marconi.verify.calibration import Calibrated, calibrate
@@ -115,7 +116,7 @@ def test_a_mistake_is_found_and_happens_again(spoilt: Spoilt, mistake: str) -> N
 
 def test_sglangs_own_cache_is_exact(model: Path, tmp_path: Path) -> None:
     log = tmp_path / "stock.log"
-    with LocalServer(model, *MARCONI[2:], *_SMALL, log_path=log) as server:
+    with ForkedServer(model, *MARCONI[2:], *_SMALL, log_path=log) as server:
         status, found = command(server.url, "--no-flush")
     assert (status, found["verdict"], found["cold"]) == (0, "exact", "salt"), found
     assert found["server"]["backend"] == "SGLang's own"
