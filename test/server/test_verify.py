@@ -26,8 +26,11 @@ pytestmark = pytest.mark.server
 
 T = TypeVar("T")
 
-# Chunks that ordinary prompts fill, and few enough states that some are evicted.
-_SMALL = ("--chunked-prefill-size", "256", "--max-mamba-cache-size", "96")
+# Chunks that ordinary prompts fill, and so few states that some are evicted in time.
+_SMALL = (
+    *("--chunked-prefill-size", "256"),
+    *("--max-mamba-cache-size", "64", "--max-running-requests", "8"),
+)
 # Where each mistake shows at once.
 _SHOWN_BY = dict.fromkeys(MISTAKES, "branching") | {"token ahead": "turns"}
 

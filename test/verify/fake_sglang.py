@@ -42,7 +42,9 @@ class FakeSGLang(ThreadingHTTPServer):
         self.reads_prompts = True
         self.has_tokenizer = True
         self.holds = 40
-        """Prefixes of a namespace, the latest ones."""
+        """Prefixes of a namespace."""
+        self.evicts_latest = False
+        """Instead of the oldest."""
         self.noise = 0.0
         self.drift = 0.0
         """What reuse moves log probabilities by."""
@@ -131,7 +133,7 @@ class FakeSGLang(ThreadingHTTPServer):
         read = _read(tokens[:-1])
         filed.update(dict.fromkeys([*read[15::16], read[-1]]))
         while len(filed) > self.holds * 16:
-            del filed[next(iter(filed))]
+            filed.popitem() if self.evicts_latest else filed.pop(next(iter(filed)))
 
 
 def _read(tokens: list[int], before: int = 0) -> list[int]:
