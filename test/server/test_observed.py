@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -132,7 +133,12 @@ def test_the_page_wants_the_key_and_shows_no_text(observed: Observed, cached_tok
         text = {value for value in node.values() if isinstance(value, str)}
         assert text <= {node["id"], node["form"], node["group"]}
         assert len(bytes.fromhex(node["id"])) == 6
-    assert cache["snapshot_seconds"] < 0.05
+    # The least of a few: a machine with other load may stop a process for as long.
+    taken = [cache["snapshot_seconds"]]
+    for _ in range(4):
+        time.sleep(1)
+        taken.append(observed.cache()["snapshot_seconds"])
+    assert min(taken) < 0.05
 
 
 def test_a_subscriber_hears_of_the_checkpoints_there_are(

@@ -37,7 +37,6 @@ from sglang_marconi.verify.verdict import (
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeSGLang]:
-    monkeypatch.setattr(workloads, "_FLOOD_SECONDS", 3.0)
     monkeypatch.chdir(tmp_path)
     with fake_sglang() as server:
         yield server
