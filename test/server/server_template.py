@@ -8,6 +8,7 @@ with the suffix `.status`.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import multiprocessing
 import os
@@ -70,6 +71,7 @@ def _serve(arguments: list[str], environment: dict[str, str], log: Path) -> NoRe
             os.dup2(target, stream)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         _fork_instead_of_spawn()
+        _end_at_once()
         from sglang.launch_server import run_server
         from sglang.srt.server_args import prepare_server_args
 
@@ -98,6 +100,20 @@ def _fork_instead_of_spawn() -> None:
 
     multiprocessing.set_start_method = ignore  # type: ignore[assignment]
     multiprocessing.get_context = forking  # type: ignore[assignment]
+
+
+def _end_at_once() -> None:
+    """SGLang looks every five seconds whether it has been told to end."""
+    from sglang.srt.managers.tokenizer_manager import TokenizerManager
+
+    ends = TokenizerManager.sigterm_watchdog
+
+    async def watch(self: Any) -> None:
+        while not self.gracefully_exit:
+            await asyncio.sleep(0.1)
+        await ends(self)
+
+    TokenizerManager.sigterm_watchdog = watch
 
 
 if __name__ == "__main__":

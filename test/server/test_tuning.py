@@ -16,6 +16,7 @@ import psutil
 import pytest
 import zmq
 from client import generate
+from forked_server import ForkedServer
 from local_server import LocalServer
 from prompts import tokens
 
@@ -36,7 +37,7 @@ def tuned(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loc
         *("--max-total-tokens", "2048", "--max-mamba-cache-size", "20"),
         *("--radix-eviction-policy-config", '{"policy": "marconi"}'),
     )
-    with LocalServer(model, *arguments, log_path=log, env={MARK: str(log)}) as server:
+    with ForkedServer(model, *arguments, log_path=log, env={MARK: str(log)}) as server:
         yield server
 
 
