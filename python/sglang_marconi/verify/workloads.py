@@ -173,15 +173,13 @@ async def _flood(send: Sender) -> tuple[int, list[bool]]:
         # Recurrent states are short before KV is; without them only long prompts fill the memory.
         length = min(send.facts.chunk or 2048, 2048, send.facts.longest - 2 * send.unit)
     start = perf_counter()
-    asked = 0
     silent: list[tuple[Request, Answer]] = []
     gone: list[bool] = []
     while sum(gone) < 2 and perf_counter() - start < _FLOOD_SECONDS:
         many = min(_FLOODED_AT_ONCE, send.facts.running)
         requests = [Request(send.tokens(length), 2) for _ in range(many)]
         silent += zip(requests, await send.together(requests, keep=False), strict=True)
-        asked += many
-        if slots is not None and asked < slots // 2:
+        if slots is not None and len(silent) < slots // 2 and not gone:
             continue
         # Which go first is the server's policy: the oldest, or, where it has learned that old
         # ones go on, any other. So the oldest goes on, then one at random.
@@ -189,7 +187,7 @@ async def _flood(send: Sender) -> tuple[int, list[bool]]:
         request, answer = silent.pop(chosen)
         [turn] = _next_turns(send, [request], [answer])
         gone.append(_is_gone(await send.ask(turn), request))
-    return asked, gone
+    return len(silent) + len(gone), gone
 
 
 def _is_gone(answer: Answer, earlier: Request) -> bool:
