@@ -16,14 +16,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 from sglang_marconi.cost import preset
+from sglang_marconi.simulate.replays import ParallelReplays
+from sglang_marconi.simulate.tuner import ALPHAS, Job
 from sglang_marconi.traces.generators import generate
 from sglang_marconi.traces.requests import TraceRequest
 from sglang_marconi.tuning import TuningClient
-from sglang_marconi.tuning.messages import ALPHAS, BATCH, Finished, Setup
-from sglang_marconi.tuning.parallel import ParallelReplays
+from sglang_marconi.tuning.messages import BATCH, Finished, Setup
 from sglang_marconi.tuning.prefix_hashes import PrefixHasher
 from sglang_marconi.tuning.shadow import recorded, shadow_cache
-from sglang_marconi.tuning.tuner import Job
 
 _LENGTHS = (1_000, 5_000, 32_000)
 _MODEL = "nemotron-nano-9b-v2"
@@ -100,9 +100,7 @@ def _window(console: Console, size: int) -> None:
     once = time.perf_counter() - began
     job = Job(start, requests[size:], ALPHAS)
     began = time.perf_counter()
-    replays = ParallelReplays(job)
-    while (results := replays.collect()) is None:
-        pass
+    results = ParallelReplays(job).collect()
     seconds = time.perf_counter() - began
     tokens = job.prompt_tokens()
     console.print(

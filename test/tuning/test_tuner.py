@@ -1,18 +1,23 @@
+"""What the tuner replays and when, and what it chooses."""
+
+from functools import partial
+
 import psutil
 import pytest
 import tuning_workload as workload
-from sglang_marconi.tuning.drift import Sample, drifted
-from sglang_marconi.tuning.messages import ALPHAS
-from sglang_marconi.tuning.parallel import ParallelReplays
-from sglang_marconi.tuning.shadow import set_alpha, shadow_cache
-from sglang_marconi.tuning.tuner import LONGEST, SHORTEST, WINDOW, Replay, Tuner
+from sglang_marconi.simulate.drift import Sample, drifted
+from sglang_marconi.simulate.replays import ParallelReplays, ReplayFailed
+from sglang_marconi.simulate.tuner import ALPHAS, LONGEST, SHORTEST, WINDOW, Replay, Tuner
+from sglang_marconi.tuning.shadow import shadow_cache
+
+
+def _tuner(setup):
+    """As the sidecar makes it."""
+    return Tuner(partial(shadow_cache, setup), setup.alpha, setup.candidates)
 
 
 def _collect(job):
-    replays = ParallelReplays(job)
-    while (results := replays.collect()) is None:
-        pass
-    return results
+    return ParallelReplays(job).collect()
 
 
 def _first_job(tuner, requests):
@@ -38,7 +43,7 @@ def _by_hand(requests, setup, start, end, alpha):
     cache = shadow_cache(setup)
     for request in requests[:start]:
         cache.serve(request)
-    set_alpha(cache, alpha)
+    cache.policy.valuation.alpha = alpha
     return [cache.serve(request) for request in requests[start:end]]
 
 
@@ -46,7 +51,7 @@ def _by_hand(requests, setup, start, end, alpha):
 @pytest.mark.parametrize("current", [0.0, 1.3])
 def test_every_candidate_is_replayed_as_by_hand(turns, current):
     requests, setup = workload.requests(turns), workload.setup(current)
-    tuner = Tuner(setup)
+    tuner = _tuner(setup)
     job, served = _first_job(tuner, requests)
     results = _collect(job)
     assert set(results) == set(ALPHAS)
@@ -66,7 +71,7 @@ def test_every_candidate_is_replayed_as_by_hand(turns, current):
 
 
 def test_documents_are_served_better_by_an_alpha_above_0():
-    tuner = Tuner(workload.setup(0.0))
+    tuner = _tuner(workload.setup(0.0))
     job, _ = _first_job(tuner, workload.requests(workload.documents(300)))
     results = _collect(job)
     assert tuner.adopt(results) > 0
@@ -78,7 +83,7 @@ def test_a_window_is_so_many_times_what_fitted(slots):
     setup = workload.setup(state_bytes=slots * workload.COST.state_bytes)
     requests = workload.requests(workload.one_offs(1500))
     before = _before_eviction(requests, setup)
-    tuner = Tuner(setup)
+    tuner = _tuner(setup)
     job, served = _first_job(tuner, requests)
     assert len(job.requests) == min(max(WINDOW * before, SHORTEST), LONGEST)
     assert served == before + len(job.requests)
@@ -86,7 +91,7 @@ def test_a_window_is_so_many_times_what_fitted(slots):
 
 
 def test_without_eviction_nothing_is_tuned():
-    tuner = Tuner(workload.setup(state_bytes=10**9))
+    tuner = _tuner(workload.setup(state_bytes=10**9))
     assert not any(map(tuner.serve, workload.requests(workload.documents(200))))
     assert tuner.window_length is None
 
@@ -104,13 +109,13 @@ def _jobs(tuner, requests):
 
 def test_steady_traffic_is_tuned_once():
     requests = workload.requests(workload.documents(800))
-    assert len(_jobs(Tuner(workload.setup()), requests)) == 1
+    assert len(_jobs(_tuner(workload.setup()), requests)) == 1
 
 
 def test_drift_is_tuned_again():
     before = workload.requests(workload.documents(360))
     after = workload.requests(workload.conversations(360, sessions=3))
-    tuner = Tuner(workload.setup())
+    tuner = _tuner(workload.setup())
     jobs = _jobs(tuner, [*before, *after])
     assert len(jobs) >= 2
     assert len(before) < jobs[1] < len(before) + 2 * tuner.window_length
@@ -120,7 +125,7 @@ def test_after_a_change_of_alpha_the_shadow_is_where_the_live_cache_is():
     """A second job replays from where the first alpha, then the tuned one have led."""
     requests = workload.requests(workload.documents(600, busy_from=300))
     setup = workload.setup()
-    tuner = Tuner(setup)
+    tuner = _tuner(setup)
     job, changed = _first_job(tuner, requests)
     tuner.adopt(_collect(job))
     job, served = _first_job(tuner, requests[changed:])
@@ -132,16 +137,16 @@ def test_after_a_change_of_alpha_the_shadow_is_where_the_live_cache_is():
         live = shadow_cache(setup)
         for request in requests[:changed]:
             live.serve(request)
-        set_alpha(live, tuner.alpha)
+        live.policy.valuation.alpha = tuner.alpha
         for request in requests[changed:start]:
             live.serve(request)
-        set_alpha(live, alpha)
+        live.policy.valuation.alpha = alpha
         assert sum(map(live.serve, requests[start:end])) == results[alpha].hit_tokens, alpha
 
 
 def test_while_a_job_runs_there_is_no_other_and_then_a_new_window():
     requests = workload.requests(workload.one_offs(500))
-    tuner = Tuner(workload.setup())
+    tuner = _tuner(workload.setup())
     job, served = _first_job(tuner, requests)
     results = _collect(job)
     assert not any(map(tuner.serve, requests[served : served + 130]))
@@ -153,7 +158,7 @@ def test_while_a_job_runs_there_is_no_other_and_then_a_new_window():
 
 def test_a_job_that_failed_is_followed_by_another():
     requests = workload.requests(workload.one_offs(500))
-    tuner = Tuner(workload.setup())
+    tuner = _tuner(workload.setup())
     _, served = _first_job(tuner, requests)
     tuner.give_up()
     _, again = _first_job(tuner, requests[served:])
@@ -171,7 +176,7 @@ def test_a_job_that_failed_is_followed_by_another():
     ],
 )
 def test_ties_go_to_the_current_alpha_then_to_the_smaller(hits, best):
-    tuner = Tuner(workload.setup(0.5))
+    tuner = _tuner(workload.setup(0.5))
     sample = Sample(0.5, 0.1, 50)
     assert tuner.adopt({alpha: Replay(hit, sample) for alpha, hit in hits.items()}) == best
 
@@ -192,10 +197,11 @@ def test_drift_is_four_standard_errors(before, now, expected):
 
 
 def test_a_replay_that_fails_fails_the_job(capfd):
-    tuner = Tuner(workload.setup())
-    job, _ = _first_job(tuner, workload.requests(workload.one_offs(300)))
+    tuner = _tuner(workload.setup())
+    job, _ = _first_job(tuner, workload.requests(workload.documents(300)))
     # Other tests may have left children of their own.
     before = {child.pid for child in psutil.Process().children()}
-    assert _collect(job._replace(candidates=("nonsense", 1.0))) == {}
+    with pytest.raises(ReplayFailed):
+        _collect(job._replace(candidates=("nonsense", 1.0)))
     assert "Traceback" in capfd.readouterr().err
     assert {child.pid for child in psutil.Process().children()} <= before

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import tuning_workload as workload
 import zmq
+from sglang_marconi.simulate.tuner import ALPHAS
 from sglang_marconi.tuning import TuningClient
 from sglang_marconi.tuning.messages import (
-    ALPHAS,
     Alive,
     Finished,
     Setup,
@@ -330,6 +330,7 @@ _SERVER = """
 import sys, time
 sys.path.insert(0, {here!r})
 import tuning_workload as workload
+from sglang_marconi.simulate.tuner import ALPHAS
 from sglang_marconi.tuning import TuningClient
 client = TuningClient(workload.setup(state_bytes=40 * workload.COST.state_bytes))
 print(client.process.pid, flush=True)

@@ -13,7 +13,7 @@ from sglang_marconi.events import AlphaChanged, AlphaTuned, Observer
 from sglang_marconi.tuning import TuningClient
 
 if TYPE_CHECKING:
-    from sglang_marconi.policy.utility import PaperUtility
+    from sglang_marconi.policy.ranking import Valuation
     from sglang_marconi.tuning.messages import Setup, Tuned
 
 logger = logging.getLogger(__name__)
@@ -34,12 +34,12 @@ class AlphaTuning:
 
     def __init__(
         self,
-        utility: PaperUtility,
+        valuation: Valuation,
         setup: Setup,
         group: dist.ProcessGroup | None,
         observer: Observer | None = None,
     ) -> None:
-        self._utility = utility
+        self._valuation = valuation
         self._group = group if group is not None and dist.get_world_size(group) > 1 else None
         self._observer = observer
         self._tuned: Tuned | None = None
@@ -63,9 +63,9 @@ class AlphaTuning:
             if self._finished % AGREE_EVERY:
                 return
             self._agree(self._group)
-        if self.adopts and self._found != self._utility.alpha:
-            logger.info("Marconi: alpha %s, was %s", self._found, self._utility.alpha)
-            self._utility.alpha = self._found
+        if self.adopts and self._found != self._valuation.alpha:
+            logger.info("Marconi: alpha %s, was %s", self._found, self._valuation.alpha)
+            self._valuation.alpha = self._found
             if self._observer is not None:
                 self._observer.emit(AlphaChanged(self._found))
 

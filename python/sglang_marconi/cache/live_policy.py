@@ -9,8 +9,8 @@ from sglang_marconi.cache.alpha_tuning import AlphaTuning
 from sglang_marconi.cache.pricing import checkpoint_bytes
 from sglang_marconi.events import AlphaChanged
 from sglang_marconi.policy.eviction import EvictionPolicy
-from sglang_marconi.policy.prediction import PredictedReuse
-from sglang_marconi.policy.utility import PaperUtility
+from sglang_marconi.policy.registry import SERVED, TUNED, make_valuation
+from sglang_marconi.simulate.tuner import UNTUNED
 from sglang_marconi.tuning.messages import Setup
 
 if TYPE_CHECKING:
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from sglang_marconi.settings.schema import Settings
 
 logger = logging.getLogger(__name__)
-
-_UNTUNED = 0.0
-"""As in the paper: LRU until tuned."""
 
 
 class LivePolicy:
@@ -51,40 +48,36 @@ class LivePolicy:
         """
         pool: CheckpointPool | None = params.req_to_token_pool.mamba_ckpt_pool
         forms = () if pool is None else pool.store.forms
-        self._utility = PaperUtility(_UNTUNED if settings.alpha is None else settings.alpha)
-        self._prediction = PredictedReuse()
+        # One that is chosen again goes on with its alpha.
+        self._valuations = {name: make_valuation(name) for name in SERVED}
         self._observer = observer
-        chosen = self._prediction if settings.policy == "auto" else self._utility
-        self.eviction = EvictionPolicy(cost, chosen, forms)
+        if settings.alpha is not None:
+            self._valuations[TUNED].alpha = settings.alpha
+        self.eviction = EvictionPolicy(cost, self._valuations[settings.policy], forms)
         self.tuning: AlphaTuning | None = None
-        if settings.policy == "marconi" and settings.alpha is None:
+        if settings.policy == TUNED and settings.alpha is None:
             setup = Setup(
                 cost=cost,
                 state_bytes=checkpoint_bytes(params, cost),
                 kv_bytes=params.token_to_kv_pool_allocator.size * cost.kv_bytes_per_token,
-                alpha=self._utility.alpha,
+                alpha=UNTUNED,
                 forms=forms,
             )
-            self.tuning = AlphaTuning(self._utility, setup, params.tp_cache_group, observer)
+            tuned = self._valuations[TUNED]
+            self.tuning = AlphaTuning(tuned, setup, params.tp_cache_group, observer)
 
-    def use_prediction(self) -> None:
-        """Predict reuse from now on, learning anew."""
-        if self.eviction.valuation is not self._prediction:
-            self.eviction.revalue(self._prediction)
-            logger.info("Marconi: policy auto")
-            self._report(None)
+    def use(self, policy: str, alpha: float | None = None) -> None:
+        """Evict by ``policy`` from now on; one that learns begins anew, as it was not told since.
 
-    def use_utility(self, alpha: float | None) -> None:
-        """The paper's policy from now on, with ``alpha``, or without one as it was, or tuned."""
-        if self.tuning is not None:
+        ``alpha``, of a policy that has one; without it it goes on as it was, or is tuned.
+        """
+        valuation = self._valuations[policy]
+        if policy == TUNED and self.tuning is not None:
             self.tuning.adopts = alpha is None
         if alpha is not None:
-            self._utility.alpha = alpha
-        if self.eviction.valuation is not self._utility:
-            self.eviction.revalue(self._utility)
-        logger.info("Marconi: policy marconi, alpha %s", self._utility.alpha)
-        self._report(self._utility.alpha)
-
-    def _report(self, alpha: float | None) -> None:
+            valuation.alpha = alpha
+        if self.eviction.valuation is not valuation:
+            self.eviction.revalue(valuation)
+        logger.info("Marconi: policy %s, alpha %s", policy, valuation.alpha)
         if self._observer is not None:
-            self._observer.emit(AlphaChanged(alpha))
+            self._observer.emit(AlphaChanged(valuation.alpha))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sglang.srt.managers.scheduler_components.internal_state import UpdateRejected, _UpdateHandler
 
+from sglang_marconi.policy.registry import TUNED
 from sglang_marconi.settings.runtime import ALPHA, POLICIES, POLICY
 
 if TYPE_CHECKING:
@@ -19,19 +20,12 @@ if TYPE_CHECKING:
 def add_updates(
     policy: LivePolicy, handlers: dict[str, _UpdateHandler], _controller: Any
 ) -> dict[str, _UpdateHandler]:
-    """SGLang's handlers of updates, and ours. To set alpha is to choose the paper's policy."""
+    """SGLang's handlers of updates, and ours. To set alpha is to choose the policy that has one."""
     return {
         **handlers,
-        POLICY: _UpdateHandler(_check_policy, lambda _, value: _use(policy, int(value))),
-        ALPHA: _UpdateHandler(_check_alpha, lambda _, value: policy.use_utility(float(value))),
+        POLICY: _UpdateHandler(_check_policy, lambda _, value: policy.use(POLICIES[int(value)])),
+        ALPHA: _UpdateHandler(_check_alpha, lambda _, value: policy.use(TUNED, float(value))),
     }
-
-
-def _use(policy: LivePolicy, number: int) -> None:
-    if POLICIES[number] == "auto":
-        policy.use_prediction()
-    else:
-        policy.use_utility(None)
 
 
 def _check_policy(key: str, value: Any) -> None:

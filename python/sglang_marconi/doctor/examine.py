@@ -21,11 +21,11 @@ from sglang_marconi.doctor.options import (
     read_options,
     read_settings,
 )
+from sglang_marconi.policy.registry import POLICIES, TUNED
 from sglang_marconi.settings.schema import Settings, SettingsError, describe_settings
 
 _SERVER_CHECKS = (sys.executable, "-P", "-m", "sglang_marconi.doctor.server")
 _TIMEOUT = 120.0
-_EVICTION = {"auto": "predicted reuse", "marconi": "the paper's utility"}
 
 
 def examine(
@@ -126,8 +126,8 @@ def _outcome(rows: Sequence[Finding], options: Options, arguments: Sequence[str]
     if options.model is None:
         return Finding("outcome", "ok", "ready; name a model to have its server checked")
     settings = read_settings(options.settings).settings
-    eviction = _EVICTION[settings.policy]
-    if settings.policy == "marconi":
+    eviction = POLICIES[settings.policy].description
+    if settings.policy == TUNED:
         tuned = "tuned while serving" if settings.alpha is None else f"{settings.alpha:g}"
         eviction += f", alpha {tuned}"
     chosen = () if options.backend == BACKEND else ("--radix-cache-backend", BACKEND)

@@ -10,7 +10,6 @@ from sglang_marconi.observe.held import Held, Memory
 from sglang_marconi.observe.inspection.snapshot import Inspector
 from sglang_marconi.observe.metrics import Metrics
 from sglang_marconi.observe.routers import CheckpointEvents
-from sglang_marconi.policy.utility import PaperUtility
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,7 +52,7 @@ class Listeners:
             CheckpointEvents(self.observer, tree, tree.policy.forms)
         if self._inspect:
             cache.snapshot = Inspector(self.observer, tree, held, memory).snapshot
-        if isinstance(tree.policy.valuation, PaperUtility):
+        if tree.policy.valuation.alpha is not None:
             self.observer.emit(AlphaChanged(tree.policy.valuation.alpha))
 
 

@@ -67,7 +67,13 @@ class Valuation(ABC):
     """How much prefixes are worth: makes rankings, and may learn from what happens to states.
 
     ``now`` is the ledger's clock, in insertions. What there is nothing to learn from is ignored.
+    One that can be chosen by its name (``registry``) can be made without arguments.
     """
+
+    name = ""
+    """What the registry calls it."""
+    alpha: float | None = None
+    """The weight of a policy that has one."""
 
     @abstractmethod
     def ranking(self) -> Ranking:

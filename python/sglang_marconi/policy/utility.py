@@ -25,8 +25,8 @@ class PaperUtility(Valuation):
     others of its kind.
     """
 
-    def __init__(self, alpha: float) -> None:
-        self.alpha = alpha
+    def __init__(self, alpha: float = 0.0) -> None:
+        self.alpha: float = alpha
 
     def ranking(self) -> Ranking:
         return _UtilityRanking(self)

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from sglang_marconi import units
+from sglang_marconi.policy.registry import BASELINE
 from sglang_marconi.records import RunRecord
 from sglang_marconi.report.groups import by_budget, by_policy, by_setting
 from sglang_marconi.report.looks import Looks
 
-BASELINE = "lru"
 CLAIRVOYANT = "clairvoyant"
 # What no cache can do is no candidate for the best policy.
 BOUNDS = (CLAIRVOYANT, "unlimited")

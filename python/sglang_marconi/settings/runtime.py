@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from sglang_marconi.policy.registry import SERVED, TUNED
 from sglang_marconi.settings.schema import Given, SettingsError, merge_settings
 
 POLICY, ALPHA = "marconi_policy", "marconi_alpha"
 
-POLICIES = ("auto", "marconi")
+POLICIES = SERVED
 """By the number that stands for it in a request."""
 
 _CHANGEABLE = ("policy", "alpha")
@@ -26,8 +27,8 @@ def update_of(given: Given) -> dict[str, float]:
             )
     values = dict(given.values)
     if "alpha" in values:
-        # An alpha is the paper's policy's.
-        values.setdefault("policy", "marconi")
+        # To set alpha is to choose the policy that has one.
+        values.setdefault("policy", TUNED)
     settings = merge_settings([Given(given.source, values)]).settings
     if settings.alpha is not None:
         return {ALPHA: settings.alpha}

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
+from sglang_marconi.policy.registry import DEFAULT, POLICIES, SERVED, TUNED
 from sglang_marconi.units import parse_bytes
 
 OPTION = "--radix-eviction-policy-config"
@@ -27,6 +28,18 @@ _LONGEST_VALUE = 80
 # What checks the values of a type beyond what the type says: under this key of its `extra`.
 _CHECK = "check"
 
+
+def _check_policy(name: str) -> None:
+    if name not in SERVED:
+        raise ValueError(f"no policy {name!r}")
+
+
+_POLICIES = "what is evicted: what is worth least. " + ". ".join(
+    f"`{name}`: {POLICIES[name].description}" for name in SERVED
+)
+_PolicyName = Annotated[
+    str, msgspec.Meta(extra={_CHECK: _check_policy}, extra_json_schema={"enum": list(SERVED)})
+]
 _Size = Annotated[str, msgspec.Meta(examples=["8GB"], extra={_CHECK: parse_bytes})]
 
 
@@ -41,16 +54,13 @@ class Settings(msgspec.Struct, frozen=True):
     """
 
     policy: Annotated[
-        Literal["auto", "marconi"],
-        msgspec.Meta(
-            description="what is evicted: `auto` predicts reuse and needs no parameter, "
-            "`marconi` is the paper's utility"
-        ),
-    ] = "auto"
+        _PolicyName,
+        msgspec.Meta(description=_POLICIES),
+    ] = DEFAULT
     alpha: Annotated[
         Annotated[float, msgspec.Meta(ge=0)] | None,
         msgspec.Meta(
-            description="with `marconi`: weight of FLOP efficiency against recency; 0 is LRU. "
+            description=f"with `{TUNED}`: weight of FLOP efficiency against recency; 0 is LRU. "
             "`null`: tuned while serving, by a sidecar process that replays the latest requests"
         ),
     ] = None
@@ -95,8 +105,8 @@ class Settings(msgspec.Struct, frozen=True):
 
     def unused(self) -> Iterator[tuple[str, str]]:
         """Settings that have no use beside the others, and why."""
-        if self.alpha is not None and self.policy != "marconi":
-            yield "alpha", 'is for "policy": "marconi"; "auto" takes no parameter'
+        if self.alpha is not None and self.policy != TUNED:
+            yield "alpha", f'is for "policy": "{TUNED}"; "{self.policy}" takes no parameter'
         if self.page_bytes is not None and not self.has_store:
             yield "page_bytes", "is for a store of checkpoints: set checkpoint_memory, too"
 
@@ -261,8 +271,11 @@ def _allowed(kind: msgspec.inspect.Type) -> str:
     text = type(kind).__name__.removesuffix("Type").lower()
     match kind:
         case msgspec.inspect.Metadata():
+            schema = kind.extra_json_schema or {}
+            if "enum" in schema:
+                return " or ".join(map(_json, schema["enum"]))
             text = _allowed(kind.type)
-            if examples := (kind.extra_json_schema or {}).get("examples"):
+            if examples := schema.get("examples"):
                 text += f" such as {' or '.join(map(_json, examples))}"
         case msgspec.inspect.UnionType():
             *others, last = map(_allowed, kind.types)

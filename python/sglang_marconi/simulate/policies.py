@@ -1,4 +1,4 @@
-"""The policies by name."""
+"""The caches to simulate, by name: the registry's policies, and what they are compared with."""
 
 from __future__ import annotations
 
@@ -7,44 +7,39 @@ from collections.abc import Callable, Sequence
 from sglang_marconi.cost import ModelCost
 from sglang_marconi.policy.eviction import EvictionPolicy, LeafEviction, SharedBudgetEviction
 from sglang_marconi.policy.forms import Form, forms_of
-from sglang_marconi.policy.prediction import PredictedReuse
 from sglang_marconi.policy.ranking import Valuation
-from sglang_marconi.policy.utility import PaperUtility
+from sglang_marconi.policy.registry import BASELINE, POLICIES, TUNED, make_valuation
 from sglang_marconi.simulate.block_cache import BlockCache
 from sglang_marconi.simulate.cache import Budget, SimulatedCache
 from sglang_marconi.simulate.foresight import ClairvoyantCache
+from sglang_marconi.simulate.radix_cache import RadixCache
 from sglang_marconi.simulate.shared_budget import SharedBudgetCache
 from sglang_marconi.simulate.tuned_cache import TunedCache
 from sglang_marconi.simulate.two_pools import TwoPoolCache
 from sglang_marconi.traces.requests import TraceRequest
 
 UNLIMITED = "unlimited"
-NAMES = {
-    "vllm+": "a state at every block of 32 tokens, LRU",
-    "sglang+": "states at branches and ends, LRU on leaves",
-    "lru": "states at branches and ends, LRU on nodes with at most one child",
-    "marconi": "the paper: utility, alpha tuned once on a window; marconi:ALPHA fixes it",
-    "auto": "this project's default: predicted reuse, no parameter",
-    "clairvoyant": "knows the future: an upper mark",
-    UNLIMITED: "no budget",
-}
-
-_VALUATIONS: dict[str, Callable[[], Valuation]] = {
-    "lru": lambda: PaperUtility(0.0),
-    "auto": PredictedReuse,
-}
 
 _ONE_BUDGET: dict[str, Callable[[ModelCost, int, Sequence[TraceRequest]], SimulatedCache]] = {
     "vllm+": lambda cost, total, _: BlockCache(cost, total),
     "sglang+": lambda cost, total, _: SharedBudgetCache(
-        cost, LeafEviction(cost, PaperUtility(0.0)), total
+        cost, LeafEviction(cost, make_valuation(BASELINE)), total
     ),
-    "marconi": lambda cost, total, _: TunedCache(cost, total),
     "clairvoyant": ClairvoyantCache,
     UNLIMITED: lambda cost, _total, _: SharedBudgetCache(
-        cost, SharedBudgetEviction(cost, PaperUtility(0.0)), None
+        cost, SharedBudgetEviction(cost, make_valuation(BASELINE)), None
     ),
 }
+
+NAMES = {
+    **{name: policy.description for name, policy in POLICIES.items()},
+    TUNED: f"{POLICIES[TUNED].description}; alpha is tuned, or fixed by {TUNED}:ALPHA",
+    "vllm+": "a state at every block of 32 tokens, LRU",
+    "sglang+": "states at branches and ends, LRU on leaves",
+    "clairvoyant": "knows the future: an upper mark",
+    UNLIMITED: "no budget",
+}
+"""What there is, with a description."""
 
 
 class PolicyError(ValueError):
@@ -58,12 +53,12 @@ def check_policy(policy: str, budget: Budget) -> None:
         PolicyError: names the policy and what is possible.
     """
     name, colon, alpha = policy.partition(":")
-    if name not in NAMES or (colon and name != "marconi"):
-        raise PolicyError(f"no policy {policy!r}; there are {', '.join(NAMES)}, marconi:ALPHA")
+    if name not in NAMES or (colon and name != TUNED):
+        raise PolicyError(f"no policy {policy!r}; there are {', '.join(NAMES)}, {TUNED}:ALPHA")
     if colon:
         _number(policy, alpha)
-    elif name in _ONE_BUDGET and name != UNLIMITED:
-        possible = ", ".join([*_VALUATIONS, "marconi:ALPHA", UNLIMITED])
+    elif name not in POLICIES and name != UNLIMITED:
+        possible = ", ".join([*POLICIES, f"{TUNED}:ALPHA", UNLIMITED])
         if budget.state_share is not None:
             raise PolicyError(f"{policy} is for one budget; with two pools there are {possible}")
         if budget.encoding != "exact":
@@ -82,11 +77,18 @@ def build_cache(
     """
     check_policy(policy, budget)
     name, colon, alpha = policy.partition(":")
+    if name not in POLICIES:
+        return _ONE_BUDGET[name](cost, budget.total_bytes, requests)
+
+    def empty() -> RadixCache:
+        return _tree_cache(cost, budget, make_valuation(name))
+
+    if name == TUNED and not colon:
+        return TunedCache(empty)
+    cache = empty()
     if colon:
-        return _tree_cache(cost, budget, PaperUtility(_number(policy, alpha)))
-    if name in _VALUATIONS:
-        return _tree_cache(cost, budget, _VALUATIONS[name]())
-    return _ONE_BUDGET[name](cost, budget.total_bytes, requests)
+        cache.policy.valuation.alpha = _number(policy, alpha)
+    return cache
 
 
 def _number(policy: str, text: str) -> float:
@@ -99,7 +101,7 @@ def _number(policy: str, text: str) -> float:
     return alpha
 
 
-def _tree_cache(cost: ModelCost, budget: Budget, valuation: Valuation) -> SimulatedCache:
+def _tree_cache(cost: ModelCost, budget: Budget, valuation: Valuation) -> RadixCache:
     forms = _forms(cost, budget.encoding)
     if budget.state_share is None:
         policy = SharedBudgetEviction(cost, valuation, forms)

@@ -7,9 +7,7 @@ from msgspec.msgpack import Decoder, Encoder
 
 from sglang_marconi.cost import ModelCost
 from sglang_marconi.policy.forms import Form
-
-ALPHAS = tuple(step / 10 for step in range(21))
-"""The candidates: from LRU to where efficiency weighs twice as much as recency."""
+from sglang_marconi.simulate.tuner import ALPHAS
 
 
 class Setup(Struct, tag=True, array_like=True, frozen=True):

@@ -30,13 +30,6 @@ def shadow_cache(setup: Setup) -> TwoPoolCache:
     )
 
 
-def set_alpha(shadow: TwoPoolCache, alpha: float) -> None:
-    """Weigh efficiency otherwise from now on."""
-    utility = shadow.policy.valuation
-    assert isinstance(utility, PaperUtility)
-    utility.alpha = alpha
-
-
 def recorded(finished: Finished) -> TraceRequest:
     """A finished request, for the simulator.
 

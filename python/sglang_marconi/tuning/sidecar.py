@@ -11,13 +11,16 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 
 import msgspec
 import zmq
 
-from sglang_marconi.tuning.lifeline import die_with_parent
+from sglang_marconi.simulate.lifeline import die_with_parent
+from sglang_marconi.simulate.replays import ParallelReplays, ReplayFailed
+from sglang_marconi.simulate.tuner import Job, Tuner
 from sglang_marconi.tuning.messages import (
     HEARTBEAT,
     HIGH_WATER,
@@ -28,9 +31,7 @@ from sglang_marconi.tuning.messages import (
     decode_for_sidecar,
     encode,
 )
-from sglang_marconi.tuning.parallel import ParallelReplays
-from sglang_marconi.tuning.shadow import recorded
-from sglang_marconi.tuning.tuner import Job, Tuner
+from sglang_marconi.tuning.shadow import recorded, shadow_cache
 
 _NICER = 10
 _STDIN = 0
@@ -68,6 +69,13 @@ class Sidecar:
 
     def run(self) -> None:
         """Until standard input ends."""
+        try:
+            self._work()
+        finally:
+            if self._running is not None:
+                self._running.replays.close()
+
+    def _work(self) -> None:
         heartbeat = 0.0
         while True:
             now = time.monotonic()
@@ -104,7 +112,7 @@ class Sidecar:
     def _set_up(self, setup: Setup) -> None:
         if self._tuner is not None:
             raise ValueError("set up already")
-        self._tuner = Tuner(setup)
+        self._tuner = Tuner(partial(shadow_cache, setup), setup.alpha, setup.candidates)
 
     def _finished(self, finished: Finished) -> None:
         if self._tuner is None or finished.number <= self._number:
@@ -124,13 +132,12 @@ class Sidecar:
         self._poller.register(replays.fileno, zmq.POLLIN)
 
     def _collect(self, running: _Running) -> None:
-        results = running.replays.collect()
-        if results is None:
-            return
         self._poller.unregister(running.replays.fileno)
         self._running = None
         assert self._tuner is not None
-        if not results:
+        try:
+            results = running.replays.collect()
+        except ReplayFailed:
             self._tuner.give_up()
             return
         rates = {

@@ -41,11 +41,11 @@ _POLICIES = (
     "artifact has states at all nodes of its tree.",
     "A hit counts as a use of the state it resumes at, in sglang+ too; in the artifact's SGLang+ "
     "of all nodes above it as well.",
-    "marconi chooses one alpha, once, of nine from 0 to 2 (the artifact: of 21). Its window ends "
-    "after six times the requests that came before the first eviction; the artifact's after five "
-    "times, on LMSys after fifteen.",
-    "auto has a fixed alpha of 1 and gives up states that their own conversation has grown past "
-    "before all others; the paper has no such rule.",
+    "marconi tunes alpha as a server's sidecar does: of 21 values from 0 to 2, on five times as "
+    "many requests as came before the first eviction (50 to 1,000), and again when hit rates "
+    "drift. The artifact's window ends after five times as many, on LMSys after fifteen, and it "
+    "tunes once.",
+    "auto is not the paper's: it predicts reuse.",
     "vllm+ finds blocks of 32 tokens by their prefix, as vLLM does; the artifact's is a tree of "
     "its own.",
 )

@@ -85,7 +85,7 @@ _TERMS = {
     "Token hit rate": "Prompt tokens that a cache saved from prefill, over all prompt tokens.",
     "vllm+": "The paper's vLLM+: a state for every block of 32 tokens, least recently used first.",
     "sglang+": "The paper's SGLang+: marconi's states, the least recently used leaf first.",
-    "marconi": "The paper's policy, its alpha tuned once on a window of requests.",
+    "marconi": "The paper's policy, its alpha tuned on a window of requests, and again on drift.",
     "auto": "This project's default.",
     "Over vllm+ (×)": "A token hit rate divided by that of vllm+ in the same trial.",
     "Over sglang+ (%)": "The same with sglang+, less 1: how much more it hits.",

@@ -14,7 +14,6 @@ from sglang_marconi.observe.inspection.identity import Identities
 from sglang_marconi.observe.inspection.journal import Journal
 from sglang_marconi.observe.inspection.outline import Outline, Shown, own_tokens
 from sglang_marconi.observe.inspection.state import Node, State
-from sglang_marconi.policy.utility import PaperUtility
 
 if TYPE_CHECKING:
     from sglang_marconi.cache.tree_core import MarconiTreeCore
@@ -64,8 +63,8 @@ class Inspector:
         shown = self._outline.largest(SHOWN + 1)
         return State(
             time=time.time(),
-            policy="marconi" if isinstance(valuation, PaperUtility) else "auto",
-            alpha=valuation.alpha if isinstance(valuation, PaperUtility) else None,
+            policy=valuation.name,
+            alpha=valuation.alpha,
             ticks=policy.ticks,
             nodes=total.nodes - 1,
             tokens=total.tokens,

@@ -1,18 +1,23 @@
 """Which alpha would have served the latest requests best: what to replay, and when.
 
-Marconi, arXiv 2411.19379, section 4.3. Pure: replaying is the caller's affair.
+Marconi, arXiv 2411.19379, section 4.3. Pure: replaying is the caller's affair. The sidecar of a
+server and the simulator's ``marconi`` are its two callers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from sglang_marconi.simulate.two_pools import TwoPoolCache
+from sglang_marconi.simulate.drift import Sample, drifted
+from sglang_marconi.simulate.radix_cache import RadixCache
 from sglang_marconi.traces.requests import TraceRequest
-from sglang_marconi.tuning.drift import Sample, drifted
-from sglang_marconi.tuning.messages import Setup
-from sglang_marconi.tuning.shadow import set_alpha, shadow_cache
+
+ALPHAS = tuple(step / 10 for step in range(21))
+"""The candidates: from LRU to where efficiency weighs twice as much as recency."""
+
+UNTUNED = 0.0
+"""As in the paper: LRU until tuned."""
 
 WINDOW = 5
 """Requests in a window, for each that came before the first eviction (the paper: 5 to 15)."""
@@ -39,13 +44,13 @@ class Job(NamedTuple):
     serves its next request, and each replay needs a copy. A forked process has one.
     """
 
-    start: TwoPoolCache
+    start: RadixCache
     requests: Sequence[TraceRequest]
     candidates: Sequence[float]
 
     def replay(self, alpha: float) -> Replay:
         """Replay the window on ``start`` itself."""
-        set_alpha(self.start, alpha)
+        self.start.policy.valuation.alpha = alpha
         hits = [self.start.serve(request) for request in self.requests]
         return Replay(sum(hits), Sample.of(_fractions(hits, self.requests)))
 
@@ -63,12 +68,20 @@ class Tuner:
     came into force begins a window, so that each window has one alpha.
     """
 
-    def __init__(self, setup: Setup) -> None:
-        self._candidates = setup.candidates
-        self.alpha = setup.alpha
-        self._shadow = shadow_cache(setup)
+    def __init__(
+        self,
+        empty_cache: Callable[[], RadixCache],
+        alpha: float = UNTUNED,
+        candidates: Sequence[float] = ALPHAS,
+    ) -> None:
+        self._candidates = candidates
+        self.shadow = empty_cache()
+        """The live cache, simulated."""
+        self.last_hit = 0
+        """Tokens that its last request reused."""
         # A second shadow stays behind at the window's start, which is cheaper than a copy.
-        self._start = shadow_cache(setup)
+        self._start = empty_cache()
+        self._use(alpha)
         self._before_eviction = 0
         self._window_length: int | None = None
         self._window: list[TraceRequest] = []
@@ -86,12 +99,13 @@ class Tuner:
 
         While a job runs, until `adopt` or `give_up`, there is no other.
         """
+        self.last_hit = self.shadow.serve(request)
         if self._window_length is None:
-            self._find_length(request, self._shadow.serve(request))
+            self._find_length(request)
             return None
         if len(self._window) == self._window_length:
             self._begin_window()
-        self._hits.append(self._shadow.serve(request))
+        self._hits.append(self.last_hit)
         self._window.append(request)
         full = len(self._window) == self._window_length
         if not full or self._job_runs or not self._is_due():
@@ -105,23 +119,27 @@ class Tuner:
         Of equally good ones the current alpha, then the smallest, nearest to LRU.
         """
         self._begin_window()
-        self.alpha = max(
+        best = max(
             replays, key=lambda alpha: (replays[alpha].hit_tokens, alpha == self.alpha, -alpha)
         )
-        self._tuned_on = replays[self.alpha].fractions
-        set_alpha(self._shadow, self.alpha)
-        set_alpha(self._start, self.alpha)
+        self._tuned_on = replays[best].fractions
+        self._use(best)
         self._job_runs = False
-        return self.alpha
+        return best
 
     def give_up(self) -> None:
         """The job failed."""
         self._job_runs = False
 
-    def _find_length(self, request: TraceRequest, hit: int) -> None:
+    def _use(self, alpha: float) -> None:
+        self.alpha = alpha
+        self.shadow.policy.valuation.alpha = alpha
+        self._start.policy.valuation.alpha = alpha
+
+    def _find_length(self, request: TraceRequest) -> None:
         self._start.serve(request)
         self._before_eviction += 1
-        if self._shadow.evictions:
+        if self.shadow.evictions:
             length = WINDOW * self._before_eviction
             self._window_length = min(max(length, SHORTEST), LONGEST)
 
