@@ -18,7 +18,9 @@ from sglang_marconi.cost import preset, preset_names
 from sglang_marconi.replay.page import units
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / ".github").rglob("*.md"), *(ROOT / "docs").rglob("*.md")]
+)
 # Where a document may name a file from.
 SGLANG = Path(sglang.__file__).parent
 BASES = (
