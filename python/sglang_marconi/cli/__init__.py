@@ -18,7 +18,7 @@ _COMMANDS = {
     "explain": "what a cache's memory holds, and what a hit saves",
     "verify": "whether reuse changes the answers of a running server",
     "replay": "what a cache would reuse of a trace",
-    "report": "draw the plots and the page of a replay again",
+    "report": "draw the report of a replay again",
     "paper": "run the paper's evaluation again",
 }
 # Commands whose arguments after `--` are another program's.
