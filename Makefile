@@ -14,7 +14,7 @@ BUNDLE ?=
 # No installation: a machine with a GPU often has no network, and a Python of its own with torch.
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 
-.PHONY: install demo test lint serve compare gpu constraints clean
+.PHONY: install demo test lint serve compare paper gpu constraints clean
 
 install: $(STAMP)
 
@@ -38,9 +38,14 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 compare: install
-	$(BIN)/python scripts/compare_policies.py $(TRACES) --out docs/results/policies.md
+	$(BIN)/python scripts/evaluation/compare_policies.py $(TRACES) --out docs/results/policies.md
+
+# The evaluation of the Marconi paper; ARGS=--quick takes under a minute.
+paper: install
+	PYTHONPATH=scripts $(BIN)/python -m evaluation.paper $(ARGS)
 
 serve: install
 	test "$(MODEL)" != .demo/model || $(BIN)/python scripts/tiny_model.py $(MODEL)

@@ -32,7 +32,7 @@ from sglang.srt.server_args import ServerArgs, set_global_server_args_for_schedu
 from sglang_marconi.cache import TREE_CORE
 from sglang_marconi.cache.radix_cache import MarconiRadixCache, choose_components
 from sglang_marconi.cost import preset
-from sglang_marconi.observe.events import Observer
+from sglang_marconi.events import Observer
 from sglang_marconi.plugin import build_tree_core
 from sglang_marconi.policy.eviction import EvictionPolicy
 from sglang_marconi.policy.prediction import PredictedReuse

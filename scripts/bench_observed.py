@@ -26,7 +26,7 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 from sglang_marconi.cache import TREE_CORE  # noqa: E402
 from sglang_marconi.cost import preset  # noqa: E402
-from sglang_marconi.observe.events import Observer, Prompted  # noqa: E402
+from sglang_marconi.events import Observer, Prompted  # noqa: E402
 from sglang_marconi.observe.held import Held, Memory  # noqa: E402
 from sglang_marconi.observe.inspection.snapshot import Inspector  # noqa: E402
 from sglang_marconi.observe.metrics import Metrics  # noqa: E402

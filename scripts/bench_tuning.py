@@ -16,8 +16,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 from sglang_marconi.cost import preset
-from sglang_marconi.replay.generators import generate
-from sglang_marconi.replay.requests import TraceRequest
+from sglang_marconi.traces.generators import generate
+from sglang_marconi.traces.requests import TraceRequest
 from sglang_marconi.tuning import TuningClient
 from sglang_marconi.tuning.messages import ALPHAS, BATCH, Finished, Setup
 from sglang_marconi.tuning.parallel import ParallelReplays

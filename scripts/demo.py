@@ -19,17 +19,16 @@ from typing import NamedTuple
 from local_server import LocalServer, ServerFailedError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from sglang_marconi.client.server import ReplayError, replay
+from sglang_marconi.client.vocabulary import plain_token_ids
 from sglang_marconi.cost import ModelCost
-from sglang_marconi.replay.formats import read_trace
-from sglang_marconi.replay.models import load_cost
-from sglang_marconi.replay.page.write import write_report
-from sglang_marconi.replay.records import run_record
-from sglang_marconi.replay.report import comparison
-from sglang_marconi.replay.requests import Request
-from sglang_marconi.replay.results import RequestRecord, RunRecord, write_records
-from sglang_marconi.replay.server import ReplayError, replay
-from sglang_marconi.replay.vocabulary import plain_token_ids
-from sglang_marconi.replay.workload import ChatWorkload
+from sglang_marconi.cost.load import load_cost
+from sglang_marconi.records import RequestRecord, RunRecord, run_record, write_records
+from sglang_marconi.report.terminal import comparison
+from sglang_marconi.report.write import write_report
+from sglang_marconi.traces.formats import read_trace
+from sglang_marconi.traces.requests import Request
+from sglang_marconi.traces.workload import ChatWorkload
 from tiny_model import build_tiny_model
 
 CONFIGURATIONS = {

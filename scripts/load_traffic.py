@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import httpx
-from sglang_marconi.replay.words import WORDS
+from sglang_marconi.traces.words import WORDS
 
 _SYSTEMS, _REPEATED = 6, 8
 _LOWEST_ID, _HIGHEST_ID = 300, 1000

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from sglang_marconi.cost import ModelCost
-from sglang_marconi.replay.models import load_cost
+from sglang_marconi.cost.load import load_cost
 from tiny_model import build_tiny_model
 
 ENCODINGS = ("exact", "bf16", "int8", "fp8")

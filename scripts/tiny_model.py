@@ -18,7 +18,7 @@ from typing import Any
 import tiny_tokenizer
 import torch
 from safetensors.torch import save_file
-from sglang_marconi.replay import words
+from sglang_marconi.traces import words
 from torch import Tensor
 
 _STAMP = "recipe.sha256"

@@ -1,11 +1,18 @@
-"""What ``--radix-cache-backend marconi`` cannot serve, said before a model is loaded."""
+"""What ``--radix-cache-backend marconi`` fits and what it cannot serve, said before a load."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
-from sglang_marconi.config import Settings, parse_settings
+from packaging.specifiers import SpecifierSet
+
+from sglang_marconi.seams import IncompatibleSGLang
+from sglang_marconi.settings.schema import Settings, parse_settings
+
+BACKEND = "marconi"
+SUPPORTED_SGLANG = SpecifierSet(">=0.5.23,<0.5.24")
 
 
 class UnsupportedConfiguration(ValueError):
@@ -44,6 +51,37 @@ def _has_windows(args: Any) -> bool:
     except Exception:
         # What is wrong with the model, its loading says.
         return False
+
+
+def check_version() -> None:
+    """Check the version of the installed SGLang.
+
+    Raises:
+        IncompatibleSGLang: names both versions.
+    """
+    found = version("sglang")
+    if not SUPPORTED_SGLANG.contains(found, prereleases=True):
+        raise IncompatibleSGLang(
+            f"--radix-cache-backend marconi: this sglang-marconi fits SGLang {SUPPORTED_SGLANG}, "
+            f"but {found} is installed"
+        )
+
+
+def attention_ranks(args: Any) -> int:
+    """Over how many ranks heads and channels are divided.
+
+    ``args``: SGLang's arguments, before or after their resolution, which turns ``--dp-size N
+    --enable-dp-attention`` into ``--attn-dp-size N``.
+    """
+    from sglang.srt.runtime_context import derive_attn_tp_size
+
+    replicas = args.attn_dp_size
+    if args.enable_dp_attention and replicas == 1:
+        replicas = args.dp_size
+    ranks: int = derive_attn_tp_size(
+        tp_size=args.tp_size, attn_cp_size=args.attn_cp_size, attn_dp_size=replicas
+    )
+    return ranks
 
 
 REFUSALS = (

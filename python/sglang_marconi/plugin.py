@@ -35,12 +35,10 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from packaging.specifiers import SpecifierSet
-
 from sglang_marconi import cpu
+from sglang_marconi.compatibility import BACKEND, attention_ranks, check_arguments, check_version
 from sglang_marconi.seams import (
     ADDER,
     CHECKPOINT_POOL,
@@ -71,10 +69,7 @@ if TYPE_CHECKING:
         UnifiedTreeCoreInterface,
     )
 
-    from sglang_marconi.config import Settings
-
-BACKEND = "marconi"
-SUPPORTED_SGLANG = SpecifierSet(">=0.5.23,<0.5.24")
+    from sglang_marconi.settings.schema import Settings
 
 
 def register() -> None:
@@ -100,20 +95,6 @@ def register() -> None:
     _hook_after(PUBLISH, _hook_if_chosen)
 
 
-def check_version() -> None:
-    """Check the version of the installed SGLang.
-
-    Raises:
-        IncompatibleSGLang: names both versions.
-    """
-    found = version("sglang")
-    if not SUPPORTED_SGLANG.contains(found, prereleases=True):
-        raise IncompatibleSGLang(
-            f"--radix-cache-backend marconi: this sglang-marconi fits SGLang {SUPPORTED_SGLANG}, "
-            f"but {found} is installed"
-        )
-
-
 def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     """The factory behind ``--radix-cache-backend marconi``; runs in the scheduler process."""
     from sglang.srt.arg_groups.overrides import resolving_view
@@ -126,9 +107,9 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     from sglang_marconi.cache.pricing import price_config, with_pools
     from sglang_marconi.cache.radix_cache import MarconiRadixCache, choose_components, has_store
     from sglang_marconi.cache.tracked_states import TrackedStates
-    from sglang_marconi.config import parse_settings
     from sglang_marconi.observe.build import Listeners
     from sglang_marconi.observe.requests import Admissions
+    from sglang_marconi.settings.schema import parse_settings
 
     params = ctx.params
     settings = parse_settings(params.eviction_policy_config)
@@ -181,23 +162,6 @@ def stream_of_requests(ctx: TreeCacheBuildContext) -> torch.cuda.Stream | None:
     return runner.forward_stream if apart else None
 
 
-def attention_ranks(args: Any) -> int:
-    """Over how many ranks heads and channels are divided.
-
-    ``args``: SGLang's arguments, before or after their resolution, which turns ``--dp-size N
-    --enable-dp-attention`` into ``--attn-dp-size N``.
-    """
-    from sglang.srt.runtime_context import derive_attn_tp_size
-
-    replicas = args.attn_dp_size
-    if args.enable_dp_attention and replicas == 1:
-        replicas = args.dp_size
-    ranks: int = derive_attn_tp_size(
-        tp_size=args.tp_size, attn_cp_size=args.attn_cp_size, attn_dp_size=replicas
-    )
-    return ranks
-
-
 def _track_every_page(original: Callable[[int], int], tree_page: int) -> int:
     """With larger pages, keep the state of the last whole page rather than of a coarser grid.
 
@@ -220,7 +184,7 @@ def _hook_if_chosen(_result: object, server_args: Any, *, role: str, **_: Any) -
     """In a process that knows its role, and is about to build what has to do with the cache."""
     if server_args.radix_cache_backend != BACKEND:
         return
-    from sglang_marconi.config import parse_settings
+    from sglang_marconi.settings.schema import parse_settings
 
     settings = parse_settings(server_args.radix_eviction_policy_config)
     if settings.has_store and role == "scheduler":
@@ -274,8 +238,7 @@ def _check_if_chosen(_result: None, server_args: Any) -> None:
     from sglang.srt.arg_groups.overrides import resolving_view
 
     from sglang_marconi.cache.pricing import price_config
-    from sglang_marconi.compatibility import check_arguments
-    from sglang_marconi.config import parse_settings
+    from sglang_marconi.settings.schema import parse_settings
 
     args = resolving_view(server_args)
     if args.radix_cache_backend == BACKEND:

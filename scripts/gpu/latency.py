@@ -19,11 +19,11 @@ from statistics import median, quantiles
 from typing import NamedTuple
 
 from local_server import ServerFailedError
-from sglang_marconi.replay.requests import TraceRequest
-from sglang_marconi.replay.results import RequestRecord
-from sglang_marconi.replay.server import replay
-from sglang_marconi.replay.tokens import Tokens
-from sglang_marconi.replay.vocabulary import plain_token_ids
+from sglang_marconi.client.server import replay
+from sglang_marconi.client.vocabulary import plain_token_ids
+from sglang_marconi.records import RequestRecord
+from sglang_marconi.traces.requests import TraceRequest
+from sglang_marconi.traces.tokens import Tokens
 from tiny_model import build_tiny_model
 
 from gpu import models, servers

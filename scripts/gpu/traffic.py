@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from random import Random
 from typing import NamedTuple
 
-from sglang_marconi.replay.requests import TraceRequest
-from sglang_marconi.replay.tokens import Tokens
+from sglang_marconi.traces.requests import TraceRequest
+from sglang_marconi.traces.tokens import Tokens
 
 
 class Conversations(NamedTuple):

@@ -15,13 +15,13 @@ import torch
 from sglang_marconi import seams
 from sglang_marconi.cli import main
 from sglang_marconi.compatibility import Refusal
-from sglang_marconi.config import Settings
 from sglang_marconi.cost import ModelCost, preset_config
 from sglang_marconi.cost.encoding import RecurrentPart
 from sglang_marconi.doctor import Finding, examine, installation, server
 from sglang_marconi.doctor.memory import Plan, memory_finding
 from sglang_marconi.doctor.model import model_findings
 from sglang_marconi.doctor.options import Options, read_options
+from sglang_marconi.settings.schema import Settings
 from tiny_model import build_tiny_model
 
 CPU = (

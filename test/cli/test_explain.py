@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sglang_marconi.cli import main
 from sglang_marconi.cost import ModelCost, WindowCost, preset, preset_config
+from sglang_marconi.cost.latency import LatencyProfile
+from sglang_marconi.cost.sglang_pools import Pools, divide_pools
 from sglang_marconi.explain import NothingToCheckpointError, explain
 from sglang_marconi.explain.plot import draw
-from sglang_marconi.replay.latency import LatencyProfile
-from sglang_marconi.sglang_pools import Pools, divide_pools
 
 COST = ModelCost(
     flops_per_token=10.0, flops_per_token_squared=0.0, state_bytes=1000, kv_bytes_per_token=10

@@ -40,7 +40,6 @@ def _is_loaded_anew(name: str) -> bool:
     [
         ["replay", "lmsys:sessions=1"],
         ["report", "folder"],
-        ["paper"],
         ["explain", "paper-7b", "--plot", "memory.png"],
     ],
     ids=lambda arguments: arguments[0],

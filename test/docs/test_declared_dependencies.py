@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PACKAGES = ("python", "triton_kernels")
 # Programs that are run; and the oracle that the Makefile builds by itself.
-RUN_ONLY = {"mypy", "pytest-xdist", "ruff"}
+RUN_ONLY = {"import-linter", "mypy", "pytest-xdist", "ruff"}
 BUILT_APART = {"mamba-ssm"}
 
 

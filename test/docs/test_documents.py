@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import sglang
 from sglang.srt.server_args import ServerArgs
+from sglang_marconi import units
 from sglang_marconi.cli import _COMMANDS
-from sglang_marconi.config import describe_settings
 from sglang_marconi.cost import preset, preset_names
-from sglang_marconi.replay.page import units
+from sglang_marconi.settings.schema import describe_settings
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from gpu.models import build_gdn, build_mamba2, build_nemotron_h_8b
 from sglang_marconi.cost import preset
-from sglang_marconi.replay.models import load_cost
+from sglang_marconi.cost.load import load_cost
 from transformers import AutoModelForCausalLM
 
 LENGTH, CHANGED = 64, 8

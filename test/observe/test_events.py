@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sglang_marconi.observe.events import (
+from sglang_marconi.events import (
     Cleared,
     Decision,
     Observer,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 from sglang_marconi.cost import token_length_cost
-from sglang_marconi.observe.events import (
+from sglang_marconi.events import (
     AlphaChanged,
     AlphaTuned,
     Cleared,

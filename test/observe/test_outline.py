@@ -7,7 +7,7 @@ from itertools import count
 
 import pytest
 from sglang_marconi.cost import token_length_cost
-from sglang_marconi.observe.events import (
+from sglang_marconi.events import (
     Added,
     Cleared,
     Dropped,

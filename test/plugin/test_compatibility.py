@@ -9,14 +9,14 @@ import pytest
 from sglang.srt.arg_groups import model_override_base
 from sglang.srt.environ import envs
 from sglang.srt.server_args import ServerArgs
-from sglang_marconi import plugin, seams
+from sglang_marconi import compatibility, plugin, seams
 from sglang_marconi.cache.live_policy import LivePolicy
 from sglang_marconi.compatibility import REFUSALS, UnsupportedConfiguration, check_arguments
-from sglang_marconi.config import Settings, SettingsError, parse_settings
 from sglang_marconi.cost import preset
 from sglang_marconi.policy.prediction import PredictedReuse
 from sglang_marconi.policy.ranking import Valuation
 from sglang_marconi.policy.utility import PaperUtility
+from sglang_marconi.settings.schema import Settings, SettingsError, parse_settings
 
 ACCEPTED: dict[str, Any] = {
     "disable_radix_cache": False,
@@ -155,7 +155,7 @@ def test_settings_choose_what_is_evicted(
 
 
 def test_this_sglang_has_every_seam() -> None:
-    plugin.check_version()
+    compatibility.check_version()
     seams.check_seams()
 
 
@@ -172,7 +172,7 @@ def test_a_changed_seam_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_another_sglang_is_refused_only_when_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     hooks: list[Any] = []
-    monkeypatch.setattr(plugin, "version", lambda _name: "0.5.24")
+    monkeypatch.setattr(compatibility, "version", lambda _name: "0.5.24")
     monkeypatch.setattr(plugin, "_hook_after_resolution", hooks.append)
     plugin.register()
     (refuse,) = hooks

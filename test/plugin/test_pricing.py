@@ -12,8 +12,8 @@ from sglang.test.kits.unified_radix_cache import fixtures
 from sglang.test.kits.unified_radix_cache.config import CacheConfig
 from sglang_marconi.cache.pricing import price_config, with_pools
 from sglang_marconi.compatibility import UnsupportedConfiguration
-from sglang_marconi.config import Settings
 from sglang_marconi.cost import preset_config
+from sglang_marconi.settings.schema import Settings
 
 
 def test_a_model_without_a_formula_is_named_with_the_way_out() -> None:

@@ -48,7 +48,7 @@ import json, sys
 from sglang.srt.arg_groups.overrides import resolving_view
 from sglang.srt.plugins import load_plugins
 from sglang.srt.server_args import prepare_server_args
-from sglang_marconi.plugin import attention_ranks
+from sglang_marconi.compatibility import attention_ranks
 
 load_plugins()
 for arguments in json.loads(sys.argv[1]):

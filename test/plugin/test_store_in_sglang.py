@@ -28,10 +28,10 @@ from sglang_marconi import plugin
 from sglang_marconi.cache import memory_split
 from sglang_marconi.cache.checkpoint_pool import CheckpointPool, active_tensors
 from sglang_marconi.compatibility import UnsupportedConfiguration, store_refusals
-from sglang_marconi.config import Settings
 from sglang_marconi.doctor import Finding
 from sglang_marconi.doctor.server import check_server
 from sglang_marconi.pool import CheckpointStore, store_size
+from sglang_marconi.settings.schema import Settings
 from torch.utils._python_dispatch import TorchDispatchMode
 
 CPU = torch.device("cpu")

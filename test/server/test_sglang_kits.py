@@ -21,7 +21,7 @@ from sglang.test import kl_multiturn_utils
 from sglang.test.kits import radix_cache_server_kit
 from sglang.test.kits.cache_hit_kit import run_multiturn_cache_hit_test
 from sglang.test.kits.prefix_cache_branching_kit import PrefixCacheBranchingMixin
-from sglang_marconi.replay.words import WORDS
+from sglang_marconi.traces.words import WORDS
 
 pytestmark = pytest.mark.server
 

@@ -13,17 +13,17 @@ import pytest
 from client import flush
 from forked_server import ForkedServer
 from local_server import LocalServer
+from sglang_marconi.client.server import replay
 from sglang_marconi.cost import ModelCost
+from sglang_marconi.cost.load import load_cost
 from sglang_marconi.policy.eviction import EvictionPolicy
 from sglang_marconi.policy.forms import forms_of
 from sglang_marconi.policy.prediction import PredictedReuse
-from sglang_marconi.replay.models import load_cost
-from sglang_marconi.replay.requests import TraceRequest
-from sglang_marconi.replay.server import replay
-from sglang_marconi.replay.simulator.cache import Budget, SimulatedCache
-from sglang_marconi.replay.simulator.policies import build_cache
-from sglang_marconi.replay.simulator.two_pools import TwoPoolCache
-from sglang_marconi.replay.tokens import Tokens
+from sglang_marconi.simulate.cache import Budget, SimulatedCache
+from sglang_marconi.simulate.policies import build_cache
+from sglang_marconi.simulate.two_pools import TwoPoolCache
+from sglang_marconi.traces.requests import TraceRequest
+from sglang_marconi.traces.tokens import Tokens
 
 pytestmark = pytest.mark.server
 

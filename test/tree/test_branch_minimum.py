@@ -10,10 +10,10 @@ import pytest
 from sglang_marconi.cost import ModelCost, preset, token_length_cost
 from sglang_marconi.policy.eviction import EvictionPolicy, SharedBudgetEviction
 from sglang_marconi.policy.utility import PaperUtility
-from sglang_marconi.replay.requests import TraceRequest
-from sglang_marconi.replay.simulator.shared_budget import SharedBudgetCache
-from sglang_marconi.replay.simulator.two_pools import TwoPoolCache
-from sglang_marconi.replay.tokens import Tokens
+from sglang_marconi.simulate.shared_budget import SharedBudgetCache
+from sglang_marconi.simulate.two_pools import TwoPoolCache
+from sglang_marconi.traces.requests import TraceRequest
+from sglang_marconi.traces.tokens import Tokens
 from tree_reference import PAGES_OF_FOUR, SINGLE_TOKENS, Serving
 
 COSTS = {

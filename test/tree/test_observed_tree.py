@@ -10,7 +10,7 @@ import pytest
 from sglang.srt.disaggregation.kv_events import AllBlocksCleared, BlockRemoved, BlockStored
 from sglang.test.kits.unified_radix_cache.config import CacheConfig
 from sglang_marconi.cost import preset
-from sglang_marconi.observe.events import Added, Observer, Prompted, Reason, Stored
+from sglang_marconi.events import Added, Observer, Prompted, Reason, Stored
 from sglang_marconi.observe.held import Held, Memory
 from sglang_marconi.observe.inspection.outline import own_tokens
 from sglang_marconi.observe.inspection.snapshot import SHOWN, Inspector

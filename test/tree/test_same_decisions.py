@@ -13,7 +13,7 @@ from itertools import product
 import pytest
 from sglang.test.kits.unified_radix_cache.config import CacheConfig
 from sglang_marconi.cost import preset
-from sglang_marconi.observe.events import Observer
+from sglang_marconi.events import Observer
 from sglang_marconi.observe.held import Held, Memory
 from sglang_marconi.observe.inspection.snapshot import Inspector
 from sglang_marconi.observe.routers import CheckpointEvents

@@ -37,7 +37,7 @@ from sglang_marconi.cache.radix_cache import MarconiRadixCache, choose_component
 from sglang_marconi.cache.tracked_states import TrackedStates
 from sglang_marconi.cache.tree_core import MarconiTreeCore
 from sglang_marconi.cost import ModelCost
-from sglang_marconi.observe.events import Observer
+from sglang_marconi.events import Observer
 from sglang_marconi.policy.eviction import EvictionPolicy
 from sglang_marconi.policy.prediction import PredictedReuse
 from sglang_marconi.policy.ranking import Valuation

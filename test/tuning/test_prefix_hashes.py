@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sglang_marconi.replay.simulator.tree import RadixTree
+from sglang_marconi.simulate.tree import RadixTree
 from sglang_marconi.tuning.messages import Finished
 from sglang_marconi.tuning.prefix_hashes import PrefixHasher
 from sglang_marconi.tuning.shadow import recorded

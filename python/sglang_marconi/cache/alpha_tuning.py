@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
-from sglang_marconi.observe.events import AlphaChanged, AlphaTuned, Observer
+from sglang_marconi.events import AlphaChanged, AlphaTuned, Observer
 from sglang_marconi.tuning import TuningClient
 
 if TYPE_CHECKING:

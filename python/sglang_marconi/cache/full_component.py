@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sglang.srt.mem_cache.unified_cache.components.full import FullComponent
 
-from sglang_marconi.observe.events import Decision, Evicted, What, timed
+from sglang_marconi.events import Decision, Evicted, What, timed
 
 if TYPE_CHECKING:
     import torch

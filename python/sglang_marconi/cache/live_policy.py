@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sglang_marconi.cache.alpha_tuning import AlphaTuning
 from sglang_marconi.cache.pricing import checkpoint_bytes
-from sglang_marconi.observe.events import AlphaChanged
+from sglang_marconi.events import AlphaChanged
 from sglang_marconi.policy.eviction import EvictionPolicy
 from sglang_marconi.policy.prediction import PredictedReuse
 from sglang_marconi.policy.utility import PaperUtility
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 
     from sglang_marconi.cache.checkpoint_pool import CheckpointPool
-    from sglang_marconi.config import Settings
     from sglang_marconi.cost import ModelCost
-    from sglang_marconi.observe.events import Observer
+    from sglang_marconi.events import Observer
+    from sglang_marconi.settings.schema import Settings
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sglang.srt.managers.scheduler_components.internal_state import UpdateRejected, _UpdateHandler
 
-from sglang_marconi.runtime_settings import ALPHA, POLICIES, POLICY
+from sglang_marconi.settings.runtime import ALPHA, POLICIES, POLICY
 
 if TYPE_CHECKING:
     from sglang_marconi.cache.live_policy import LivePolicy

@@ -27,7 +27,7 @@ from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang.srt.mem_cache.unified_cache.components import ComponentType
 
 from sglang_marconi.cache.ranked_states import RankedStates
-from sglang_marconi.observe.events import (
+from sglang_marconi.events import (
     Decision,
     Matched,
     Observer,

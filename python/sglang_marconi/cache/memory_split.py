@@ -27,12 +27,12 @@ from sglang.srt.utils.torch_memory_saver_adapter import TorchMemorySaverAdapter
 from sglang_marconi.cache.checkpoint_pool import CheckpointPool
 from sglang_marconi.compatibility import UnsupportedConfiguration
 from sglang_marconi.pool import CheckpointStore, StoreSizeError, store_size
-from sglang_marconi.sizes import parse_bytes
+from sglang_marconi.units import parse_bytes
 
 if TYPE_CHECKING:
     from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
 
-    from sglang_marconi.config import Settings
+    from sglang_marconi.settings.schema import Settings
 
 logger = logging.getLogger(__name__)
 

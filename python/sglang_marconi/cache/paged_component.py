@@ -21,7 +21,7 @@ from sglang.srt.mem_cache.unified_cache.components import ComponentType
 
 from sglang_marconi.cache.checkpoint_pool import CheckpointPool
 from sglang_marconi.cache.mamba_component import MarconiMambaComponent, taken
-from sglang_marconi.observe.events import Reformed
+from sglang_marconi.events import Reformed
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 
     from sglang_marconi.cache.checkpoint_pool import CheckpointPool
-    from sglang_marconi.config import Settings
+    from sglang_marconi.settings.schema import Settings
 
 
 def price_config(hf_config: Any, settings: Settings, *, tp_size: int) -> ModelCost:

@@ -14,9 +14,11 @@ from sglang_marconi.cache.full_component import MarconiFullComponent
 from sglang_marconi.cache.mamba_component import MarconiMambaComponent
 from sglang_marconi.cache.paged_component import PagedMambaComponent
 from sglang_marconi.cache.tracked_states import TrackedStates
-from sglang_marconi.observe.events import Decision, Observer, timed
+from sglang_marconi.events import Decision, Observer, timed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sglang.srt.mem_cache.base_prefix_cache import (
         EvictParams,
         EvictResult,
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 
     from sglang_marconi.cache.alpha_tuning import AlphaTuning
-    from sglang_marconi.observe.inspection.snapshot import Inspector
     from sglang_marconi.policy.eviction import EvictionPolicy
 
 
@@ -38,8 +39,8 @@ class MarconiRadixCache(UnifiedRadixCache):
     is what all of them, and an operator reading the log, recognise the backend by.
     """
 
-    # Answers who inspects the server, if that was asked for.
-    inspector: Inspector | None = None
+    # Writes down what the cache holds, in JSON, if that was asked for.
+    snapshot: Callable[[], bytes] | None = None
 
     @property
     def observer(self) -> Observer | None:

@@ -11,7 +11,7 @@ from sglang.srt.mem_cache.unified_cache.components import (
     MambaComponent,
 )
 
-from sglang_marconi.observe.events import Decision, Evicted, Observer, What, timed
+from sglang_marconi.events import Decision, Evicted, Observer, What, timed
 from sglang_marconi.policy.eviction import EvictionPolicy
 
 if TYPE_CHECKING:

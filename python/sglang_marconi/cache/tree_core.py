@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sglang.srt.mem_cache.unified_cache.components import ComponentType
 from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedLRUList, UnifiedTreeCore
 
-from sglang_marconi.observe.events import Added, Cleared, Dropped, Observer, Removed, Split
+from sglang_marconi.events import Added, Cleared, Dropped, Observer, Removed, Split
 from sglang_marconi.policy.eviction import EvictionPolicy
 from sglang_marconi.policy.ledger import PrefixNode
 

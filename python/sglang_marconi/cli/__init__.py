@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-_PURPOSE = "Check a server, size its memory, replay traces, run the paper's evaluation again."
+_PURPOSE = "Check a server, size its memory, replay traces."
 
 # Each one is a module here with add_arguments(parser), run(parsed), which returns the exit
 # status, and ERRORS, what can go wrong. Only the module of the chosen command is imported.
@@ -19,7 +19,6 @@ _COMMANDS = {
     "verify": "whether reuse changes the answers of a running server",
     "replay": "what a cache would reuse of a trace",
     "report": "draw the report of a replay again",
-    "paper": "run the paper's evaluation again",
 }
 # Commands whose arguments after `--` are another program's.
 _PASSING_ON = {"doctor"}

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from sglang_marconi.sizes import parse_bytes
+from sglang_marconi.units import parse_bytes
 
 _TOKENS = {"": 1, "K": 1024, "M": 1024**2}
 

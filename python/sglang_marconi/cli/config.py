@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sglang_marconi.cli.output import console
-from sglang_marconi.config import (
+from sglang_marconi.settings.schema import (
     FILE_KEY,
     OPTION,
     Given,

@@ -10,14 +10,14 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from sglang_marconi import units
 from sglang_marconi.cli.arguments import add_latency, byte_size, count, positive, token_count
 from sglang_marconi.cli.output import console
 from sglang_marconi.cost import UnsupportedModelError, preset_names
+from sglang_marconi.cost.latency import LatencyProfile, LatencyProfileError
+from sglang_marconi.cost.load import ModelSpecError, load_cost
+from sglang_marconi.cost.sglang_pools import SGLANG_RATIO
 from sglang_marconi.explain import Explanation, NothingToCheckpointError, explain
-from sglang_marconi.replay.latency import LatencyProfile, LatencyProfileError
-from sglang_marconi.replay.models import ModelSpecError, load_cost
-from sglang_marconi.replay.page import units
-from sglang_marconi.sglang_pools import SGLANG_RATIO
 
 ERRORS = (
     OSError,

@@ -20,24 +20,23 @@ from sglang_marconi.cli.arguments import (
     positive,
 )
 from sglang_marconi.cli.output import console
+from sglang_marconi.client.server import ReplayError, replay
+from sglang_marconi.client.vocabulary import plain_token_ids
 from sglang_marconi.cost import ENCODINGS, ModelCost, UnsupportedModelError, preset_names
-from sglang_marconi.replay.batch import Job, progress_bar, run_batch
-from sglang_marconi.replay.formats import TraceError, TraceFileError
-from sglang_marconi.replay.generators import names as workload_names
-from sglang_marconi.replay.latency import LatencyProfile, LatencyProfileError
-from sglang_marconi.replay.models import ModelSpecError, load_cost
-from sglang_marconi.replay.page.write import write_report
-from sglang_marconi.replay.records import run_record
-from sglang_marconi.replay.requests import TraceRequest
-from sglang_marconi.replay.results import RequestRecord, RunRecord, write_records
-from sglang_marconi.replay.server import ReplayError, replay
-from sglang_marconi.replay.simulator.cache import Budget
-from sglang_marconi.replay.simulator.policies import NAMES, UNLIMITED, PolicyError, check_policy
-from sglang_marconi.replay.simulator.run import Run, Setup
-from sglang_marconi.replay.sources import SourceError, load_trace
-from sglang_marconi.replay.table import runs_table
-from sglang_marconi.replay.vocabulary import plain_token_ids
-from sglang_marconi.sglang_pools import SGLANG_RATIO
+from sglang_marconi.cost.latency import LatencyProfile, LatencyProfileError
+from sglang_marconi.cost.load import ModelSpecError, load_cost
+from sglang_marconi.cost.sglang_pools import SGLANG_RATIO
+from sglang_marconi.records import RequestRecord, RunRecord, run_record, write_records
+from sglang_marconi.report.terminal import runs_table
+from sglang_marconi.report.write import write_report
+from sglang_marconi.simulate.batch import Job, progress_bar, run_batch
+from sglang_marconi.simulate.cache import Budget
+from sglang_marconi.simulate.policies import NAMES, UNLIMITED, PolicyError, check_policy
+from sglang_marconi.simulate.run import Run, Setup
+from sglang_marconi.traces.formats import TraceError, TraceFileError
+from sglang_marconi.traces.generators import names as workload_names
+from sglang_marconi.traces.requests import TraceRequest
+from sglang_marconi.traces.sources import SourceError, load_trace
 
 ERRORS = (
     OSError,

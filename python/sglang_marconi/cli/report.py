@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sglang_marconi.replay.page.write import write_report
-from sglang_marconi.replay.sources import SourceError
+from sglang_marconi.report.write import write_report
+from sglang_marconi.traces.sources import SourceError
 
 ERRORS = (OSError, SourceError)
 

@@ -9,8 +9,8 @@ import urllib.request
 import msgspec
 
 from sglang_marconi.cli.config import pair
-from sglang_marconi.config import Given, SettingsError
-from sglang_marconi.runtime_settings import update_of
+from sglang_marconi.settings.runtime import update_of
+from sglang_marconi.settings.schema import Given, SettingsError
 
 
 class NotSetError(RuntimeError):

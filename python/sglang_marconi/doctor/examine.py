@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from sglang_marconi.config import Settings, SettingsError, describe_settings
+from sglang_marconi.compatibility import BACKEND
+from sglang_marconi.cost.load import ModelSpecError, load_config
 from sglang_marconi.doctor.findings import CHECKS, Finding
 from sglang_marconi.doctor.installation import installation
 from sglang_marconi.doctor.model import model_findings
@@ -20,8 +21,7 @@ from sglang_marconi.doctor.options import (
     read_options,
     read_settings,
 )
-from sglang_marconi.plugin import BACKEND
-from sglang_marconi.replay.models import ModelSpecError, load_config
+from sglang_marconi.settings.schema import Settings, SettingsError, describe_settings
 
 _SERVER_CHECKS = (sys.executable, "-P", "-m", "sglang_marconi.doctor.server")
 _TIMEOUT = 120.0

@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, entry_points, metadata, req
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from sglang_marconi.compatibility import BACKEND, SUPPORTED_SGLANG
 from sglang_marconi.doctor.findings import Finding
-from sglang_marconi.plugin import BACKEND, SUPPORTED_SGLANG
 
 _DISTRIBUTION = "sglang-marconi"
 _GROUP = "sglang.srt.plugins"

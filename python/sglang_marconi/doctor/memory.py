@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from sglang_marconi import units
 from sglang_marconi.compatibility import UnsupportedConfiguration
-from sglang_marconi.config import Settings
 from sglang_marconi.cost import ModelCost
+from sglang_marconi.cost.sglang_pools import divide_pools
 from sglang_marconi.doctor.findings import Finding
 from sglang_marconi.doctor.options import SETTINGS_REMEDY
-from sglang_marconi.replay.page import units
-from sglang_marconi.sglang_pools import divide_pools
+from sglang_marconi.settings.schema import Settings
 
 _MORE_MEMORY = (
     "raise --mem-fraction-static, free memory on the device, or divide the model over more ranks"

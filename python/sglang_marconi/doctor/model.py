@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from sglang_marconi.config import Settings
+from sglang_marconi import units
 from sglang_marconi.cost import UnsupportedModelError, from_config
 from sglang_marconi.cost.config_view import ConfigView
 from sglang_marconi.cost.families import layers_of
@@ -14,7 +14,7 @@ from sglang_marconi.cost.layer import LayerCost
 from sglang_marconi.cost.linear import ShortConvolution
 from sglang_marconi.cost.mamba import Mamba2
 from sglang_marconi.doctor.findings import Finding
-from sglang_marconi.replay.page import units
+from sglang_marconi.settings.schema import Settings
 
 _COUNT_TOKENS = """pass --radix-eviction-policy-config '{"cost": "tokens"}'"""
 _EXAMPLE_TOKENS = 8192

@@ -8,7 +8,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from sglang_marconi.config import OPTION, Effective, SettingsError, given_in_option, merge_settings
+from sglang_marconi.settings.schema import (
+    OPTION,
+    Effective,
+    SettingsError,
+    given_in_option,
+    merge_settings,
+)
 
 SETTINGS_REMEDY = "`sglang-marconi config` shows what is allowed"
 

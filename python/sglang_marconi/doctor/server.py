@@ -16,17 +16,22 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from sglang_marconi.compatibility import REFUSALS, UnsupportedConfiguration, store_refusals
-from sglang_marconi.config import Settings, SettingsError, parse_settings
+from sglang_marconi import units
+from sglang_marconi.compatibility import (
+    BACKEND,
+    REFUSALS,
+    UnsupportedConfiguration,
+    attention_ranks,
+    store_refusals,
+)
 from sglang_marconi.cost import ModelCost, UnsupportedModelError, from_config
+from sglang_marconi.cost.sglang_pools import SGLANG_RATIO
 from sglang_marconi.doctor.findings import Finding, Status
 from sglang_marconi.doctor.memory import Plan, memory_finding
 from sglang_marconi.doctor.model import model_findings
 from sglang_marconi.doctor.options import SETTINGS_REMEDY, read_options
-from sglang_marconi.plugin import BACKEND, attention_ranks
-from sglang_marconi.replay.page import units
 from sglang_marconi.seams import IncompatibleSGLang, seam_differences
-from sglang_marconi.sglang_pools import SGLANG_RATIO
+from sglang_marconi.settings.schema import Settings, SettingsError, parse_settings
 
 _CPU_ARGUMENTS = (
     *("--device", "cpu"),

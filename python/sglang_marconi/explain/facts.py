@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from sglang_marconi.cost import ENCODINGS, ModelCost
-from sglang_marconi.replay.latency import LatencyProfile
-from sglang_marconi.sglang_pools import divide_pools
+from sglang_marconi.cost.latency import LatencyProfile
+from sglang_marconi.cost.sglang_pools import divide_pools
 
 _SHORTEST_HIT = 1024
 

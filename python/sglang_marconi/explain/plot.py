@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from sglang_marconi import units
 from sglang_marconi.cost import ModelCost
 from sglang_marconi.explain.facts import Explanation
-from sglang_marconi.replay.page import canvas, units
-from sglang_marconi.replay.page.looks import KV_COLOUR, STATES_COLOUR
+from sglang_marconi.report import canvas
+from sglang_marconi.report.looks import KV_COLOUR, STATES_COLOUR
 
 _POINTS = 257
 _HEIGHT = 3.2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sglang_marconi.cache.pricing import checkpoint_bytes
-from sglang_marconi.observe.events import AlphaChanged, Observer
+from sglang_marconi.events import AlphaChanged, Observer
 from sglang_marconi.observe.held import Held, Memory
 from sglang_marconi.observe.inspection.snapshot import Inspector
 from sglang_marconi.observe.metrics import Metrics
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 
     from sglang_marconi.cache.radix_cache import MarconiRadixCache
-    from sglang_marconi.config import Settings
     from sglang_marconi.cost import ModelCost
+    from sglang_marconi.settings.schema import Settings
 
 
 class Listeners:
@@ -52,7 +52,7 @@ class Listeners:
         if self._routers:
             CheckpointEvents(self.observer, tree, tree.policy.forms)
         if self._inspect:
-            cache.inspector = Inspector(self.observer, tree, held, memory)
+            cache.snapshot = Inspector(self.observer, tree, held, memory).snapshot
         if isinstance(tree.policy.valuation, PaperUtility):
             self.observer.emit(AlphaChanged(tree.policy.valuation.alpha))
 

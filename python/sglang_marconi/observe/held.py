@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from sglang_marconi.observe.events import Cleared, Dropped, Observer, Reformed, Stored
+from sglang_marconi.events import Cleared, Dropped, Observer, Reformed, Stored
 from sglang_marconi.policy.forms import Form
 
 

@@ -7,7 +7,7 @@ from math import nan
 from typing import Any, Literal, NamedTuple
 
 from sglang_marconi.cost import ModelCost
-from sglang_marconi.observe.events import (
+from sglang_marconi.events import (
     AlphaChanged,
     AlphaTuned,
     Cleared,

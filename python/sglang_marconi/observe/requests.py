@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 
 from sglang_marconi.cache.branch_cut import branch_of
 from sglang_marconi.cache.radix_cache import MarconiRadixCache
-from sglang_marconi.observe.events import Matched, Observer, Prompted
+from sglang_marconi.events import Matched, Observer, Prompted
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sglang.srt.disaggregation.kv_events import BlockRemoved, BlockStored, namespaced_block_hash
 from sglang.srt.mem_cache.utils import hash_str_to_int64
 
-from sglang_marconi.observe.events import Dropped, Observer, Reformed, Stored
+from sglang_marconi.events import Dropped, Observer, Reformed, Stored
 
 if TYPE_CHECKING:
     from sglang_marconi.cache.tree_core import MarconiTreeCore

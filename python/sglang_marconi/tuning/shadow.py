@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from sglang_marconi.policy.eviction import EvictionPolicy
 from sglang_marconi.policy.utility import PaperUtility
-from sglang_marconi.replay.requests import TraceRequest
-from sglang_marconi.replay.simulator.two_pools import TwoPoolCache
-from sglang_marconi.replay.tokens import Tokens
+from sglang_marconi.simulate.two_pools import TwoPoolCache
+from sglang_marconi.traces.requests import TraceRequest
+from sglang_marconi.traces.tokens import Tokens
 from sglang_marconi.tuning.messages import Finished, Setup
 from sglang_marconi.tuning.prefix_hashes import HASH_BYTES
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from sglang_marconi.replay.requests import TraceRequest
-from sglang_marconi.replay.simulator.two_pools import TwoPoolCache
+from sglang_marconi.simulate.two_pools import TwoPoolCache
+from sglang_marconi.traces.requests import TraceRequest
 from sglang_marconi.tuning.drift import Sample, drifted
 from sglang_marconi.tuning.messages import Setup
 from sglang_marconi.tuning.shadow import set_alpha, shadow_cache

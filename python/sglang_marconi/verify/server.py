@@ -11,7 +11,7 @@ from typing import Any, Self
 import httpx
 import msgspec
 
-from sglang_marconi.replay.words import WORDS
+from sglang_marconi.traces.words import WORDS
 from sglang_marconi.verify.comparison import LIKELIEST, Answer
 from sglang_marconi.verify.facts import Facts, facts_of
 

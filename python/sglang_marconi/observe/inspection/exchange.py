@@ -53,7 +53,7 @@ def answer(_result: None, scheduler: Scheduler) -> None:
     from sglang.utils import TypeBasedDispatcher
 
     def state(_request: Any) -> MarconiStateReqOutput:
-        inspector = getattr(scheduler.tree_cache, "inspector", None)
-        return MarconiStateReqOutput(state=b"" if inspector is None else inspector.snapshot())
+        snapshot = getattr(scheduler.tree_cache, "snapshot", None)
+        return MarconiStateReqOutput(state=b"" if snapshot is None else snapshot())
 
     scheduler._request_dispatcher += TypeBasedDispatcher([(MarconiStateReq, state)])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang_marconi.observe.events import Cleared, Observer, Removed
+from sglang_marconi.events import Cleared, Observer, Removed
 
 if TYPE_CHECKING:
     from sglang_marconi.cache.tree_core import MarconiTreeCore

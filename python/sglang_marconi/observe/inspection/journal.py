@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from sglang_marconi.observe.events import Evicted, Observer, Prompted
+from sglang_marconi.events import Evicted, Observer, Prompted
 from sglang_marconi.observe.inspection.identity import Identities
 from sglang_marconi.observe.inspection.state import Eviction, Interval
 from sglang_marconi.observe.metrics import STATELESS

@@ -7,7 +7,7 @@ from heapq import heappop, heappush, nlargest
 from itertools import islice
 from typing import NamedTuple
 
-from sglang_marconi.observe.events import (
+from sglang_marconi.events import (
     Added,
     Cleared,
     Dropped,

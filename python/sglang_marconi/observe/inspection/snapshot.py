@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sglang_marconi.observe.events import Observer
+from sglang_marconi.events import Observer
 from sglang_marconi.observe.held import Held, Memory
 from sglang_marconi.observe.inspection.identity import Identities
 from sglang_marconi.observe.inspection.journal import Journal

@@ -1,0 +1,1 @@
+"""Sends a request stream to a running server and records how it was served."""

@@ -1,6 +1,0 @@
-"""The evaluation of the Marconi paper (arXiv 2411.19379), run again on the simulator."""
-
-from sglang_marconi.replay.paper.page import draw_paper
-from sglang_marconi.replay.paper.run import run_paper
-
-__all__ = ["draw_paper", "run_paper"]

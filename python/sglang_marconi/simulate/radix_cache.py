@@ -1,0 +1,155 @@
+"""What the tree caches have in common: states at branch points and ends, in a radix tree."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sglang_marconi.cost import ModelCost
+from sglang_marconi.policy.admission import PrefixMatch, branch_point
+from sglang_marconi.policy.eviction import PricedLedger
+from sglang_marconi.policy.ledger import PrefixNode
+from sglang_marconi.simulate.cache import SimulatedCache
+from sglang_marconi.simulate.tree import RadixTree, TreeNode, Walk
+from sglang_marconi.traces.tokens import Tokens
+
+
+class Match(NamedTuple):
+    """How a prompt meets the tree: it resumes after ``hit`` tokens, at ``resumed``.
+
+    ``branch``: the node where the prompt leaves what the tree holds, if a state is due there.
+    """
+
+    hit: int
+    resumed: TreeNode | None
+    branch: TreeNode | None
+
+
+class RadixCache(SimulatedCache):
+    """A tree and the policy's view of it, for the caches that serve requests on it.
+
+    A prompt resumes at the deepest state on its path, at the latest before its last token,
+    which has to be computed. The state of a finished request stands before the last token
+    it sampled, which the model has not read.
+    """
+
+    def __init__(self, cost: ModelCost, policy: PricedLedger) -> None:
+        self.cost = cost
+        self.policy = policy
+        self._tree = RadixTree()
+        self._nodes: dict[int, TreeNode] = {}
+        self._numbered = 0
+        # The deepest node on the path of the request being served, and those whose state it uses.
+        self._held = self._tree.root
+        # In order, so that a run repeats.
+        self._locked: tuple[TreeNode, ...] = ()
+        self._tree.root.prefix = policy.root
+
+    def _match(self, prompt: Tokens) -> Match:
+        walk = self._tree.walk(prompt, len(prompt) - 1)
+        resumed = next((node for node in reversed(walk.path) if node.prefix.has_state), None)
+        hit = resumed.depth if resumed is not None else 0
+        end = self._end_of(walk)
+        shared = PrefixMatch(walk.shared, hit, branches=bool(end.children))
+        at = branch_point(shared, 1, self.cost)
+        if resumed is not None:
+            self.policy.use(resumed.prefix)
+        return Match(hit, resumed, end if at is not None else None)
+
+    def _end_of(self, walk: Walk) -> TreeNode:
+        """The node that ends where a walk does, split off if need be."""
+        if walk.partial is not None:
+            return self._split(walk.partial, walk.shared)
+        return walk.path[-1] if walk.path else self._tree.root
+
+    def _insert(self, sequence: Tokens, depth: int) -> TreeNode:
+        """The node of the first ``depth`` tokens of a sequence, new or not."""
+        self.policy.tick()
+        end = self._end_of(self._tree.walk(sequence, depth))
+        return self._add(end, sequence, depth) if end.depth < depth else end
+
+    # ---- what a request holds ----
+
+    def _hold(self, held: TreeNode, *users: TreeNode) -> None:
+        """Keep the KV down to ``held``, and the states there and at ``users``."""
+        self._release()
+        self._held = held
+        if not held.children and held.parent is not None:
+            self.policy.withdraw_leaf(held.prefix)
+        self._locked = tuple(dict.fromkeys((held, *users)))
+        for node in self._locked:
+            self.policy.lock_state(node.prefix)
+
+    def _release(self) -> None:
+        held, self._held = self._held, self._tree.root
+        self._offer_if_leaf(held)
+        for node in self._locked:
+            self.policy.unlock_state(node.prefix)
+        self._locked = ()
+
+    # ---- room ----
+
+    def _give_way(self, prefix: PrefixNode) -> None:
+        """One step to less room for a state: demote it, or evict it."""
+        self.state_bytes_held -= self._state_bytes(prefix)
+        demoted = self.policy.demotion(prefix)
+        if demoted is None:
+            self.policy.drop_state(prefix)
+            self.evictions += 1
+        else:
+            self.policy.set_form(prefix, demoted)
+            self.state_bytes_held += self._state_bytes(prefix)
+            self.demotions += 1
+
+    def _evict_leaf(self, prefix: PrefixNode) -> None:
+        leaf = self._nodes.pop(prefix.handle)
+        parent = leaf.parent
+        assert parent is not None
+        if prefix.has_state:
+            self.state_bytes_held -= self._state_bytes(prefix)
+        self.kv_bytes_held -= self._edge_bytes(parent.depth, leaf.depth)
+        self.evictions += 1
+        self._tree.remove(leaf)
+        self.policy.remove(prefix)
+        self._offer_if_leaf(parent)
+
+    def _store_state(self, node: TreeNode) -> None:
+        if node.prefix.has_state:
+            self.policy.use(node.prefix)
+            return
+        self.policy.store_state(node.prefix)
+        self.state_bytes_held += self._state_bytes(node.prefix)
+
+    def _state_bytes(self, prefix: PrefixNode) -> int:
+        return self.policy.forms[prefix.form].device_bytes
+
+    @property
+    def _new_state_bytes(self) -> int:
+        return self.policy.forms[0].device_bytes
+
+    # ---- the tree, and the policy's view of it ----
+
+    def _split(self, node: TreeNode, depth: int) -> TreeNode:
+        upper = self._tree.split(node, depth)
+        upper.prefix = self.policy.split(node.prefix, self._number(upper), depth)
+        return upper
+
+    def _add(self, parent: TreeNode, sequence: Tokens, depth: int) -> TreeNode:
+        if not parent.children and parent.parent is not None:
+            self.policy.withdraw_leaf(parent.prefix)
+        leaf = self._tree.add(parent, sequence, depth)
+        leaf.prefix = self.policy.add(parent.prefix, self._number(leaf), depth)
+        self.policy.offer_leaf(leaf.prefix)
+        self.kv_bytes_held += self._edge_bytes(parent.depth, depth)
+        return leaf
+
+    def _number(self, node: TreeNode) -> int:
+        self._numbered += 1
+        self._nodes[self._numbered] = node
+        return self._numbered
+
+    def _offer_if_leaf(self, node: TreeNode) -> None:
+        if not node.children and node.parent is not None and node is not self._held:
+            self.policy.offer_leaf(node.prefix)
+
+    def _edge_bytes(self, start: int, end: int) -> int:
+        return self.cost.kv_bytes(end) - self.cost.kv_bytes(start)

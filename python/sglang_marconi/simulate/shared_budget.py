@@ -1,0 +1,101 @@
+"""States and KV in one budget, as the paper's evaluation has them."""
+
+from __future__ import annotations
+
+from sglang_marconi.cost import ModelCost
+from sglang_marconi.policy.eviction import SharedBudgetEviction
+from sglang_marconi.simulate.radix_cache import RadixCache
+from sglang_marconi.simulate.tree import TreeNode
+from sglang_marconi.traces.requests import TraceRequest
+from sglang_marconi.traces.tokens import Tokens
+
+
+class SharedBudgetCache(RadixCache):
+    """Makes room for all that a request leaves before it stores any of it.
+
+    Nothing on the request's own path loses its KV for that. ``total_bytes`` of ``None``: no
+    bound.
+    """
+
+    policy: SharedBudgetEviction
+
+    def __init__(
+        self, cost: ModelCost, policy: SharedBudgetEviction, total_bytes: int | None
+    ) -> None:
+        super().__init__(cost, policy)
+        self._total = total_bytes
+
+    def serve(self, request: TraceRequest) -> int:
+        match = self._match(request.prompt)
+        sequence = request.prompt + request.reply
+        end = len(request.prompt) + max(len(request.reply) - 1, 0)
+        walk = self._tree.walk(sequence, end)
+        known = walk.partial or (walk.path[-1] if walk.path else self._tree.root)
+        self._hold(known, *([match.resumed] if match.resumed is not None else []))
+        kv_bytes = self._edge_bytes(walk.shared, end)
+        branch = match.branch
+        keeps_end = True
+        if self._is_short(1 if branch is None else 2, kv_bytes):
+            if branch is not None and not self.policy.admits_branch(match.hit, branch.depth):
+                branch = None
+            # The end of a conversation takes the place of its last one.
+            if match.resumed is None or match.resumed.prefix.branched:
+                above = match.hit if branch is None else branch.depth
+                keeps_end = self.policy.admits_end(above, end, kv_bytes)
+        if keeps_end:
+            self._keep(sequence, end, kv_bytes, branch)
+        elif branch is not None and self._make_room(1, 0):
+            self._store_branch(branch)
+        self._release()
+        self._note_peak()
+        return match.hit
+
+    def _keep(self, sequence: Tokens, end: int, kv_bytes: int, branch: TreeNode | None) -> None:
+        """Store what fits of: the request's KV, the state at its end, the one at its branch."""
+        wanted = 1 if branch is None else 2
+        states = next((n for n in range(wanted, -1, -1) if self._make_room(n, kv_bytes)), None)
+        if states is None:
+            return
+        if branch is not None and states == wanted:
+            self._store_branch(branch)
+        # The live cache inserts a prompt when its prefill ends, and its reply at the end.
+        self.policy.tick()
+        node = self._insert(sequence, end)
+        if states:
+            self._store_state(node)
+
+    def _store_branch(self, branch: TreeNode) -> None:
+        self.policy.tick()
+        self._store_state(branch)
+
+    def _is_short(self, states: int, kv_bytes: int) -> bool:
+        """Whether so much is not free."""
+        held = self.state_bytes_held + self.kv_bytes_held
+        wanted = states * self._new_state_bytes + kv_bytes
+        return self._total is not None and held + wanted > self._total
+
+    def _make_room(self, states: int, kv_bytes: int) -> bool:
+        """Evict until so much is free.
+
+        False, and nothing is evicted, where what the request holds leaves too little; false
+        also where nothing more can go.
+        """
+        if self._total is None:
+            return True
+        free = self._total - states * self._new_state_bytes - kv_bytes
+        held = self._edge_bytes(0, self._held.depth) + sum(
+            self._state_bytes(node.prefix) for node in self._locked if node.prefix.has_state
+        )
+        if held > free:
+            return False
+        while self.state_bytes_held + self.kv_bytes_held > free:
+            victim = self.policy.least_useful()
+            if victim is None:
+                return False
+            # A state is demoted before it goes, a leaf goes with its KV.
+            demotes = victim.has_state and self.policy.demotion(victim) is not None
+            if victim.leaf_offered and not demotes:
+                self._evict_leaf(victim)
+            else:
+                self._give_way(victim)
+        return True

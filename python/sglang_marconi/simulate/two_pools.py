@@ -1,0 +1,113 @@
+"""States and KV in a pool each, used step by step as the live cache does."""
+
+from __future__ import annotations
+
+from sglang_marconi.cost import ModelCost
+from sglang_marconi.policy.eviction import EvictionPolicy
+from sglang_marconi.simulate.radix_cache import RadixCache
+from sglang_marconi.simulate.tree import TreeNode
+from sglang_marconi.traces.requests import TraceRequest
+from sglang_marconi.traces.tokens import Tokens
+
+
+class TwoPoolCache(RadixCache):
+    """A pool of state slots and a pool of KV, which cannot lend to each other.
+
+    A request takes a slot when it is admitted and KV for what it computes: up to its branch
+    point, where its state joins the tree and it goes on in another slot, then to the end of
+    its prompt, then for its reply. What it computes again of what the tree holds takes KV too,
+    until it is inserted. It keeps in use what it resumed from, then what it inserted last.
+
+    With ``store`` the pool of states is for checkpoints alone: a request takes nothing of it but
+    for those that it leaves, when it leaves them.
+    """
+
+    policy: EvictionPolicy
+
+    def __init__(
+        self,
+        cost: ModelCost,
+        policy: EvictionPolicy,
+        *,
+        state_bytes: int,
+        kv_bytes: int,
+        store: bool = False,
+    ) -> None:
+        super().__init__(cost, policy)
+        self._state_pool = state_bytes
+        self._kv_pool = kv_bytes
+        self._store = store
+        # What the running request has taken beside the tree.
+        self._own_state_bytes = 0
+        self._own_kv_bytes = 0
+
+    def serve(self, request: TraceRequest) -> int:
+        match = self._match(request.prompt)
+        self._hold(match.resumed or self._tree.root)
+        if self._store or self._take_state():
+            self._run(request, match.hit, match.branch)
+        self._own_state_bytes = self._own_kv_bytes = 0
+        self._release()
+        self._note_peak()
+        return match.hit
+
+    def _run(self, request: TraceRequest, hit: int, branch: TreeNode | None) -> None:
+        """A request that finds no room for its KV ends there, as one that was aborted."""
+        sequence = request.prompt + request.reply
+        prompt, at = len(request.prompt), hit
+        if branch is not None:
+            at = branch.depth
+            if not self._take_kv(hit, at):
+                return
+            stored = self._take_state_for_branch(hit, at)
+            node = self._enter(sequence, at)
+            if stored:
+                self._give_state(node)
+            self._hold(node)
+        if not self._take_kv(at, prompt):
+            return
+        self._hold(self._enter(sequence, prompt))
+        end = prompt + max(len(request.reply) - 1, 0)
+        if self._take_kv(prompt, end):
+            stored = not self._store or self._take_state()
+            node = self._enter(sequence, end)
+            if stored:
+                self._give_state(node)
+
+    def _enter(self, sequence: Tokens, depth: int) -> TreeNode:
+        """Insert what was computed: its KV is the tree's, or a duplicate and given back."""
+        self._own_kv_bytes = 0
+        return self._insert(sequence, depth)
+
+    def _give_state(self, node: TreeNode) -> None:
+        self._own_state_bytes -= self._new_state_bytes
+        self._store_state(node)
+
+    def _take_state_for_branch(self, above: int, depth: int) -> bool:
+        if self._has_room() or self.policy.admits_branch(above, depth):
+            return self._take_state()
+        return False
+
+    def _has_room(self) -> bool:
+        taken = self.state_bytes_held + self._own_state_bytes
+        return taken + self._new_state_bytes <= self._state_pool
+
+    def _take_state(self) -> bool:
+        """Take room for a state, evicting for it; false where all are in use."""
+        while not self._has_room():
+            victim = self.policy.least_useful_state()
+            if victim is None:
+                return False
+            self._give_way(victim)
+        self._own_state_bytes += self._new_state_bytes
+        return True
+
+    def _take_kv(self, start: int, end: int) -> bool:
+        """Take KV for tokens ``[start, end)``, evicting for it; false where none is left."""
+        self._own_kv_bytes += self._edge_bytes(start, end)
+        while self.kv_bytes_held + self._own_kv_bytes > self._kv_pool:
+            leaf = self.policy.least_useful_leaf()
+            if leaf is None:
+                return False
+            self._evict_leaf(leaf)
+        return True

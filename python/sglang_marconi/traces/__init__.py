@@ -1,0 +1,1 @@
+"""Request streams: read from files, or generated."""

@@ -1,0 +1,102 @@
+"""A trace file as a stream of JSON records, with one place where broken ones are reported."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from sglang_marconi.traces.formats.errors import TraceError, TraceFileError
+
+TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""A token id or block hash: negative numbers are left for tokens that no record names."""
+
+TimeStamp = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]
+"""Seconds or milliseconds, of some 30,000 years: differences of two are numbers."""
+
+# A record may be nested more deeply than the decoder can follow.
+_BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+_BLOCK = 4096
+
+_HEAD = 100
+"""Records looked at for one that is not broken: the file may be of another kind, and large."""
+
+_T = TypeVar("_T")
+
+
+class TraceSource:
+    """One trace file: each line is a record, or it is one JSON array whose items are.
+
+    Lines are streamed; an array is held in memory. `tokenizer` is what the caller passed for
+    formats that hold text.
+
+    Raises `TraceFileError` for an empty file and for an array that is not valid JSON.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        tokenizer: Path | None,
+        on_bad: Callable[[TraceError], None] | None,
+    ) -> None:
+        self.path = path
+        self.tokenizer = tokenizer
+        self._on_bad = on_bad
+        self._items: list[msgspec.Raw] | None = None
+        with path.open("rb") as file:
+            blocks = iter(partial(file.read, _BLOCK), b"")
+            start = next(filter(None, map(bytes.lstrip, blocks)), b"")
+        if not start:
+            raise TraceFileError(path, "the file is empty")
+        if start.startswith(b"["):
+            try:
+                self._items = msgspec.json.decode(path.read_bytes(), type=list[msgspec.Raw])
+            except _BROKEN as error:
+                raise TraceFileError(path, f"not a JSON array: {error}") from error
+
+    def first_fields(self) -> list[str] | None:
+        """The field names of the first JSON object, None if the first 100 records have none."""
+        decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+        for _, value in islice(self._values(), _HEAD):
+            try:
+                return list(decoder.decode(value))
+            except _BROKEN:
+                continue
+        return None
+
+    def records(self, kind: type[_T]) -> Iterator[tuple[int, _T]]:
+        """Every record that decodes as `kind`, with its number: line from 1 or index from 0.
+
+        One that does not is reported by `bad`.
+        """
+        decoder = msgspec.json.Decoder(kind)
+        for number, value in self._values():
+            try:
+                record = decoder.decode(value)
+            except _BROKEN as error:
+                self.bad(number, str(error))
+            else:
+                yield number, record
+
+    def bad(self, number: int, reason: str) -> None:
+        """Reports the record of this number as broken: to the caller's `on_bad`, if given.
+
+        Raises `TraceError` if not.
+        """
+        if self._items is None:
+            error = TraceError(self.path, number, reason)
+        else:
+            error = TraceError(self.path, None, f"item {number}: {reason}")
+        if self._on_bad is None:
+            raise error
+        self._on_bad(error)
+
+    def _values(self) -> Iterator[tuple[int, bytes | msgspec.Raw]]:
+        if self._items is not None:
+            yield from enumerate(self._items)
+            return
+        with self.path.open("rb") as file:
+            yield from enumerate(file, start=1)

@@ -1,0 +1,1 @@
+"""Evaluations on the simulator: the paper's, and ours beside other policies."""
