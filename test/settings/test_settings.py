@@ -23,7 +23,7 @@ from sglang_marconi.settings.schema import (
     parse_settings,
 )
 
-README = Path(__file__).parents[2] / "README.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
 KEYS = [setting.key for setting in describe_settings()]
 
 NUMBERS = st.one_of(st.integers(), st.floats(), st.sampled_from([10**400, -(10**400)]))
@@ -178,8 +178,8 @@ def test_any_type_of_setting_is_described_and_checked(monkeypatch: pytest.Monkey
             parse_settings({"memory": value})
 
 
-def test_every_setting_is_in_the_readme_as_it_is_described() -> None:
-    rows = [line.strip() for line in README.read_text().splitlines()]
+def test_every_setting_is_in_the_documents_as_it_is_described() -> None:
+    rows = [line.strip() for line in DOCUMENT.read_text().splitlines()]
     for setting in describe_settings():
         assert setting.text
         default = msgspec.json.encode(setting.default).decode()

@@ -18,15 +18,34 @@ _COMMANDS = {
     "explain": "what a cache's memory holds, and what a hit saves",
     "verify": "whether reuse changes the answers of a running server",
     "replay": "what a cache would reuse of a trace",
-    "report": "draw the plots and the page of a replay again",
+    "report": "draw the report of a replay again",
 }
 # Commands whose arguments after `--` are another program's.
 _PASSING_ON = {"doctor"}
+# What the extra `lab` installs, and a server's installation need not have.
+LAB_PACKAGES = frozenset({"matplotlib", "openai", "tokenizers"})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; what can go wrong is one line on standard error and exit status 1."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    """Run a command; what can go wrong is one line on standard error and exit status 1.
+
+    A package of the extra ``lab`` that is not installed: exit status 2.
+    """
+    try:
+        _run(list(sys.argv[1:] if arguments is None else arguments))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in LAB_PACKAGES:
+            raise
+        print(
+            f"sglang-marconi: this needs the package {package}, which the extra lab installs: "
+            "pip install 'sglang-marconi[lab]'",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
+def _run(arguments: list[str]) -> None:
     after_dashes: list[str] = []
     if _PASSING_ON.intersection(arguments[:1]) and "--" in arguments:
         dashes = arguments.index("--")

@@ -28,7 +28,7 @@ _DEFAULT = "default"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = f"Where two places give a setting, the later counts: --file, {OPTION}, {_SET}."
+    parser.epilog = f"The last of --file, {OPTION} and {_SET} counts if several give a setting."
     parser.add_argument("--file", metavar="TOML", help="settings in a TOML file, to be checked")
     parser.add_argument(OPTION, dest="option", metavar="JSON", help="what a server would be given")
     parser.add_argument(

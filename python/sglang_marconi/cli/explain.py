@@ -73,14 +73,15 @@ def run(args: argparse.Namespace) -> int:
         ratio=args.two_pools,
         latency=LatencyProfile.read(args.latency) if args.latency else None,
     )
+    if args.plot:
+        # First: where its package is missing, nothing else is printed.
+        from sglang_marconi.explain.plot import write_plot
+
+        write_plot(args.plot, explanation, cost)
     if args.json:
         print(msgspec.json.format(msgspec.json.encode(explanation)).decode())
     else:
         console().print(_tables(explanation, args.tp))
-    if args.plot:
-        from sglang_marconi.explain.plot import write_plot
-
-        write_plot(args.plot, explanation, cost)
     return 0
 
 

@@ -120,7 +120,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--per-request", type=Path, metavar="FILE", help="write a record for each request"
     )
-    parser.add_argument("--report", type=Path, metavar="DIR", help="write plots and a page")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write a report with plots")
     add_jobs(parser)
 
 

@@ -197,7 +197,7 @@ def _check_arguments(arguments: list[str], device: _Device, say: Say) -> None:
             "arguments",
             "ok",
             f"SGLang takes them: --mamba-radix-cache-strategy {args.mamba_radix_cache_strategy}, "
-            f"pages of {args.page_size}, {args.tp_size} tensor-parallel rank(s)",
+            f"KV pages of {args.page_size} token(s), {args.tp_size} tensor-parallel rank(s)",
         )
     )
     with _stage(say, "memory", "sglang-marconi explain MODEL"):

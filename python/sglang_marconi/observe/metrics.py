@@ -58,7 +58,7 @@ METRICS = (
     Metric(
         "checkpoint_pages",
         "gauge",
-        "Pages that checkpoints fill; slots where they have no store of their own.",
+        "Store pages that checkpoints fill; slots of states if they have no store of their own.",
         ("tier", "encoding"),
     ),
     Metric("checkpoint_bytes", "gauge", "Bytes of these.", ("tier", "encoding")),

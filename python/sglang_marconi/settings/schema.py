@@ -50,7 +50,7 @@ class SettingsError(ValueError):
 class Settings(msgspec.Struct, frozen=True):
     """The backend's settings: types with their bounds, defaults, and descriptions.
 
-    Messages, ``sglang-marconi config`` and the README's table come from here.
+    Messages, ``sglang-marconi config`` and the table of ``docs/settings.md`` come from here.
     """
 
     policy: Annotated[

@@ -98,7 +98,7 @@ class SidecarProcess:
             self._start_later(f"could not be started ({error})")
             return
         assert self._process.stdin is not None
-        # Not on the command line, which everybody can read. Has it ended already, `check` sees it.
+        # Not on the command line, which everybody can read. `check` sees it if it has ended.
         with suppress(BrokenPipeError):
             self._process.stdin.write(f"{self.identity.hex()} {os.getpid()}\n".encode())
 
