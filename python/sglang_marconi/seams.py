@@ -138,6 +138,8 @@ SEAMS: dict[str, tuple[str, ...]] = {
     f"{TREE}.begin_insert": ("self", "params"),
     f"{TREE}._split_node": ("self", "key", "child", "split_len"),
     f"{TREE}._remove_leaf_from_parent": ("self", "node"),
+    f"{TREE}._collect_all_nodes": ("self",),
+    f"{TREE}.sanity_check": ("self", "ongoing_write_through", "ongoing_load_back"),
     f"{TREE}._evict_component_and_detach_lru": (
         "self",
         "node",

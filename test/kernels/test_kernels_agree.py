@@ -12,10 +12,11 @@ import pytest
 import torch
 from kernel_states import POISON, Pages, active_tensors, bits, encodings_of
 from marconi_kernels import Encoding, StateLayout, StatePart
-from marconi_kernels.clear import clear_torch, clear_triton
-from marconi_kernels.load import load_torch, load_triton
-from marconi_kernels.reencode import reencode_torch, reencode_triton
-from marconi_kernels.store import store_torch, store_triton
+from marconi_kernels.ops.clear import clear_triton
+from marconi_kernels.ops.load import load_triton
+from marconi_kernels.ops.reencode import reencode_triton
+from marconi_kernels.ops.store import store_triton
+from marconi_kernels.reference import clear_torch, load_torch, reencode_torch, store_torch
 from torch import Tensor
 
 LAYERS, SLOTS = 1, 4

@@ -11,14 +11,13 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from marconi_kernels import Encoding
-from marconi_kernels.arithmetic import FLAGS
-from marconi_kernels.clear import _clear_kernel
-from marconi_kernels.launch import INTERPRETED
-from marconi_kernels.load import _load_kernel
-from marconi_kernels.reencode import _reencode_kernel
-from marconi_kernels.store import _store_kernel
-from marconi_kernels.tables import BLOCK_BYTES
+from marconi_kernels import Encoding, StateLayout, StatePart
+from marconi_kernels.device.tables import tables_of
+from marconi_kernels.launch import BLOCK_BYTES, FLAGS, INTERPRETED
+from marconi_kernels.ops.clear import _clear_kernel
+from marconi_kernels.ops.load import _load_kernel
+from marconi_kernels.ops.reencode import _reencode_kernel
+from marconi_kernels.ops.store import _store_kernel
 from triton.backends.compiler import GPUTarget
 
 POINTERS = {
@@ -32,14 +31,8 @@ POINTERS = {
     "encodings": "*i32",
 }
 # As for a state of NemotronH: heads of 64 x 128 float32.
-STATE = {
-    "ELEMENT": tl.float32,
-    "PAGE_BYTES": 1 << 18,
-    "BLOCK": BLOCK_BYTES,
-    "ROWS": 64,
-    "COLUMNS": 64,
-    "VECTOR": 4,
-}
+LAYOUT = StateLayout(1, [StatePart((128, 64, 128), torch.float32, True)], 1 << 18)
+STATE = tables_of(LAYOUT, None, torch.device("cpu")).constants
 
 pytestmark = pytest.mark.skipif(
     INTERPRETED or torch.version.hip is not None, reason="compiles for NVIDIA"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from kernel_states import Pages, encodings_of
 from marconi_kernels import Encoding, StateLayout, StatePart, load, store
-from marconi_kernels.codec import SMALLEST_SCALE
+from marconi_kernels.encoding import SMALLEST_SCALE
 from marconi_kernels.grouping import Grouping
 from torch import Tensor
 

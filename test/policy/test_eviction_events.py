@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 from grove import TOKENS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sglang_marconi.cost import ModelCost, preset, token_length_cost
+from sglang_marconi.policy.check import check_policy
 from sglang_marconi.policy.eviction import (
     EvictionPolicy,
     LeafEviction,
@@ -366,6 +367,11 @@ class EventsMachine(RuleBasedStateMachine):
                 node.locked = False
                 self.policy.unlock_state(self.told[node])
         self.offer_all(referenced=False)
+
+    @invariant()
+    def check(self) -> None:
+        if hasattr(self, "policy"):
+            check_policy(self.policy)
 
 
 class TwoPoolsMachine(EventsMachine):

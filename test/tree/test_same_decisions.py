@@ -100,8 +100,11 @@ def test_another_trees_work_changes_nothing(cfg: CacheConfig, valuation: str) ->
 
 @pytest.mark.parametrize("valuation", _VALUATIONS)
 def test_who_watches_changes_nothing(valuation: str) -> None:
-    """Of several ranks, one is observed and asked for the page."""
-    alone = evictions(SINGLE_TOKENS, valuation, seed=0)
+    """Of several ranks, one is observed, asked for the page and checked."""
+    unwatched = new_serving(SINGLE_TOKENS, valuation)
+    for _ in work(unwatched, seed=0):
+        pass
+    alone = unwatched.tree.evicted
     observer = Observer()
     serving = new_serving(SINGLE_TOKENS, valuation, observer)
     tree = serving.cache.tree_core
@@ -110,6 +113,7 @@ def test_who_watches_changes_nothing(valuation: str) -> None:
     CheckpointEvents(observer, tree, tree.policy.forms)
     for _ in work(serving, seed=0):
         inspector.state()
+        serving.cache.sanity_check()
     assert serving.tree.evicted == alone
 
 

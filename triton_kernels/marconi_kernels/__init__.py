@@ -3,14 +3,14 @@
 `StateLayout` says what a state is made of and how its encodings lie in pages; `store`, `load`,
 `reencode`, `clear` and `copy_pages` move states. On a GPU each of the first four is one launch of
 a Triton kernel over all layers and tensors; elsewhere torch does the same.
+
+`ops/` has these operations, `device/` what their kernels share, `reference/` the same in torch;
+`launch.py` says how kernels are launched.
 """
 
-from .clear import clear
-from .copy_pages import copy_pages
-from .layout import Encoding, StateLayout, StatePart
-from .load import load
-from .reencode import reencode
-from .store import store
+from .encoding import Encoding
+from .layout import StateLayout, StatePart
+from .ops import clear, copy_pages, load, reencode, store
 
 __all__ = [
     "Encoding",

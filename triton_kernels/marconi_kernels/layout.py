@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .encoding import Encoding
 from .grouping import ALIGNMENT, Grouping, align
 
 LOSSY_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -19,23 +19,6 @@ LOSSY_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MIN_PAGE_BYTES = 512
 _MAX_DEFAULT_PAGE_BYTES = 256 * 1024
 _MAX_WASTE = 0.01
-
-
-class Encoding(IntEnum):
-    """How the recurrent parts of a state are stored. Other parts are always kept bit for bit.
-
-    EXACT: bit for bit.
-    BF16: rounded to bfloat16, to nearest even. A state of 2-byte elements is kept bit for bit.
-    INT8, FP8: one byte an element, symmetric, with a float32 scale for each `Grouping` group:
-        `scale = max(max|x| / m, 2**-126)` and `x` becomes `x / scale` rounded to nearest even,
-        with m = 127 and integers for INT8, m = 448 and e4m3 numbers for FP8. A group that holds
-        a NaN or an infinity is read back as NaN throughout.
-    """
-
-    EXACT = 0
-    BF16 = 1
-    INT8 = 2
-    FP8 = 3
 
 
 class StatePart(NamedTuple):
@@ -129,6 +112,11 @@ class StateLayout:
         """Bytes of a state in the active tensors."""
         return self.layers * sum(part.nbytes for part in self.parts)
 
+    @property
+    def order(self) -> list[int]:
+        """Indices of `parts` as an image has them: those kept bit for bit, then the lossy ones."""
+        return sorted(range(len(self.parts)), key=lambda index: self.parts[index].lossy)
+
     def encoded_bytes(self, encoding: Encoding) -> int:
         """Bytes of the image of a state in `encoding`, a multiple of 16."""
         return self._images[encoding][1]
@@ -154,8 +142,7 @@ class StateLayout:
         """The segments of the parts and the bytes in all."""
         segments: dict[int, Segment] = {}
         end = 0
-        # A stable sort: parts kept bit for bit, then lossy ones, each in their given order.
-        for index in sorted(range(len(self.parts)), key=lambda index: self.parts[index].lossy):
+        for index in self.order:
             stride = align(part_bytes(self.parts[index], encoding))
             segments[index] = Segment(end, stride)
             end += self.layers * stride

@@ -51,6 +51,15 @@ class PagedMambaComponent(MarconiMambaComponent):
         checkpoint = node.component_data[self.component_type].value
         return 0 if checkpoint is None else self._pool.store.device_pages(int(checkpoint))
 
+    # ---- what is held, to be checked ----
+
+    def form_of(self, state: torch.Tensor) -> int:
+        return self._pool.store.form(int(state))
+
+    def held_by_form(self) -> list[int]:
+        store = self._pool.store
+        return [store.count(form) for form in range(len(store.forms))]
+
     # ---- use ----
 
     def finalize_match_result_in_cache(

@@ -53,6 +53,17 @@ class RankedStates(MambaComponent):
         # A state is one slot; SGLang would ask the tensor that names it.
         return int(node.component_data[self.component_type].value is not None)
 
+    # ---- what is held, to be checked ----
+
+    def form_of(self, _state: torch.Tensor) -> int:
+        """The number of the form that a state of the tree is in."""
+        return 0
+
+    def held_by_form(self) -> list[int]:
+        """How many states are held, by form."""
+        tree, states = self.tree_core, self.component_type
+        return [tree.component_evictable_size(states) + tree.component_protected_size(states)]
+
     # ---- use and locks, for the policy ----
 
     def refresh_lru(

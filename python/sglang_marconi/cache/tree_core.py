@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sglang.srt.mem_cache.unified_cache.components import ComponentType
 from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedLRUList, UnifiedTreeCore
 
+from sglang_marconi.cache import tree_check
 from sglang_marconi.events import Added, Cleared, Dropped, Observer, Removed, Split
 from sglang_marconi.policy.eviction import EvictionPolicy
 from sglang_marconi.policy.ledger import PrefixNode
@@ -84,6 +85,11 @@ class MarconiTreeCore(UnifiedTreeCore):
         prefix = self._prefixes.pop(node.id)
         self.report(Removed, prefix)
         self.policy.remove(prefix)
+
+    def sanity_check(self, *args: Any, **kwargs: Any) -> None:
+        """SGLang's own check, which a server runs while idle if it is asked to, and ours."""
+        super().sanity_check(*args, **kwargs)
+        tree_check.check(self)
 
 
 class StateList(UnifiedLRUList):

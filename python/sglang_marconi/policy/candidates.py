@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -145,6 +146,12 @@ class CandidateTable(Generic[T]):
 
         return normalised(self._recency) + alpha * normalised(self._efficiency)
 
+    def rows(self) -> Iterator[tuple[T, float, float]]:
+        """Each candidate with its recency and efficiency."""
+        rows = len(self._owners)
+        columns = (column.values[:rows].tolist() for column in (self._recency, self._efficiency))
+        yield from zip(self._owners, *columns, strict=True)
+
     def _grow(self) -> None:
         rows = 2 * len(self._score)
         for column in (self._recency, self._efficiency):
@@ -195,3 +202,9 @@ class RankedCandidates(Generic[T]):
         """Rank and utility of a candidate; ``None`` if it is none."""
         table = self._table_of.get(owner)
         return None if table is None else (self._tables.index(table), table.utility(owner, alpha))
+
+    def rows(self) -> Iterator[tuple[T, int, float, float]]:
+        """Each candidate with its rank, recency and efficiency."""
+        for rank, table in enumerate(self._tables):
+            for owner, recency, efficiency in table.rows():
+                yield owner, rank, recency, efficiency

@@ -101,6 +101,11 @@ class PricedLedger(PrefixLedger):
             self.valuation.gone(node, self._now)
         super().remove(node)
 
+    def roles(self, node: PrefixNode) -> dict[str, tuple[Ranking, Candidate | None]]:
+        """By what lacks room: a ranking, and ``node`` as a candidate in it, worked out anew."""
+        on_host = self._host_copy(node, self._saved_flops(node))
+        return {"states on the host": (self._on_host, on_host)}
+
     def _place(self, node: PrefixNode) -> None:
         if node.has_state:
             self.valuation.seen(node, self._now)
@@ -201,6 +206,11 @@ class EvictionPolicy(PricedLedger):
         """How ``node`` is judged where KV is short; to be shown, changes nothing."""
         return self._leaves.standing(node)
 
+    def roles(self, node: PrefixNode) -> dict[str, tuple[Ranking, Candidate | None]]:
+        saved = self._saved_flops(node)
+        state, leaf = self._state(node, saved), self._leaf(node, saved)
+        return super().roles(node) | {"states": (self._states, state), "KV": (self._leaves, leaf)}
+
     def admits_branch(self, above: int, depth: int) -> bool:
         """Whether a branch point at ``depth`` is worth the state that has to go for it.
 
@@ -230,6 +240,10 @@ class SharedBudgetEviction(PricedLedger):
         state is demoted, where ``demotion`` says so."""
         self._settle()
         return self._nodes.least_useful()
+
+    def roles(self, node: PrefixNode) -> dict[str, tuple[Ranking, Candidate | None]]:
+        candidate = self._candidate(node, self._saved_flops(node))
+        return super().roles(node) | {"states and KV": (self._nodes, candidate)}
 
     def admits_branch(self, above: int, depth: int) -> bool:
         """Whether a branch point at ``depth`` is worth what has to go for its state.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from math import floor
 
 # One use after another within one tick of the clock: keeps their order, and no more.
@@ -77,6 +78,17 @@ class PrefixLedger(ABC):
     def age(self, node: PrefixNode) -> int:
         """Insertions since ``node``'s last use."""
         return floor(self._now) - floor(node.last_use)
+
+    def nodes(self) -> Iterator[PrefixNode]:
+        """All nodes but the root; those above first."""
+        nodes = list(self.root.children.values())
+        for node in nodes:
+            yield node
+            nodes.extend(node.children.values())
+
+    def is_settled(self, node: PrefixNode) -> bool:
+        """Whether no change has concerned ``node`` since it was last placed."""
+        return node not in self._stale
 
     # ---- what happens to the tree ----
 
@@ -201,10 +213,7 @@ class PrefixLedger(ABC):
 
     def _notice_all(self) -> None:
         """Look at every node again; those above first."""
-        nodes = [self.root]
-        for node in nodes:
-            nodes.extend(node.children.values())
-        self._stale.update(dict.fromkeys(nodes[1:]))
+        self._stale.update(dict.fromkeys(self.nodes()))
 
     def _stamp(self, node: PrefixNode) -> None:
         self._now += _INSTANT

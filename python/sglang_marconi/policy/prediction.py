@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 from math import floor, inf
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from sglang_marconi.policy.candidates import CandidateTable
 from sglang_marconi.policy.ledger import PrefixNode
-from sglang_marconi.policy.ranking import Candidate, Ranking, Standing, Valuation
+from sglang_marconi.policy.ranking import Candidate, Placed, Ranking, Standing, Valuation
 from sglang_marconi.policy.reuse import Kind, ReuseModel
 from sglang_marconi.policy.rows import Rows
 
@@ -143,7 +144,10 @@ _GROUPS = (
 class _PredictedRanking(Ranking):
     def __init__(self, value: PredictedReuse) -> None:
         self._value = value
-        self._order = (_Oldest(), _Shortlist(value), _Oldest(), _Shortlist(value))
+        self._order: tuple[_Oldest | _Shortlist, ...] = (
+            *(_Oldest(), _Shortlist(value)),
+            *(_Oldest(), _Shortlist(value)),
+        )
         self._queue_of: dict[PrefixNode, _Oldest | _Shortlist] = {}
 
     def place(self, node: PrefixNode, candidate: Candidate) -> None:
@@ -170,6 +174,11 @@ class _PredictedRanking(Ranking):
         if queue is None:
             return None
         return Standing(_GROUPS[self._order.index(queue)], queue.score(node))
+
+    def placed(self) -> Iterator[Placed]:
+        for group, queue in zip(_GROUPS, self._order, strict=True):
+            for node, kind, efficiency, last_use in queue.placed():
+                yield Placed(node, f"{group}{kind}", efficiency, last_use)
 
     def admits(self, efficiency: float, *, branch: bool) -> bool:
         worth = efficiency * self._value.model.rate(Kind.BRANCH_NEW if branch else Kind.END, 0.0)
@@ -203,6 +212,10 @@ class _Oldest:
 
     def score(self, _node: PrefixNode) -> float:
         return 0.0
+
+    def placed(self) -> Iterator[tuple[PrefixNode, str, float, float]]:
+        for node, last_use, efficiency in self._table.rows():
+            yield node, "", efficiency, last_use
 
 
 # Score, last use, a number that no other has, the candidate.
@@ -256,6 +269,11 @@ class _Shortlist:
         efficiency, last_use, kind = row
         age = max(self._value.now - floor(last_use), 0.0)
         return efficiency * self._value.model.rate(int(kind), age)
+
+    def placed(self) -> Iterator[tuple[PrefixNode, str, float, float]]:
+        for node, row in zip(self._rows.owners, self._rows.columns.T.tolist(), strict=True):
+            efficiency, last_use, kind = row
+            yield node, f" of kind {Kind(kind).name}", efficiency, last_use
 
     def _least(self) -> _Entry:
         every = max(_FIRST_PAUSE, len(self._rows) / _CANDIDATES_PER_TICK)

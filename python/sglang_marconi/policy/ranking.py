@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from sglang_marconi.policy.ledger import PrefixNode
@@ -27,6 +28,15 @@ class Standing(NamedTuple):
 
     group: str
     score: float
+
+
+class Placed(NamedTuple):
+    """What a ranking knows a candidate by: what it is ordered by, but for what is learned."""
+
+    node: PrefixNode
+    group: str
+    efficiency: float
+    last_use: float
 
 
 class Ranking(ABC):
@@ -54,6 +64,10 @@ class Ranking(ABC):
 
         Changes nothing, so that one process may ask without the others.
         """
+
+    @abstractmethod
+    def placed(self) -> Iterator[Placed]:
+        """Every candidate, in no order, to be compared with what it should be."""
 
     def admits(self, efficiency: float, *, branch: bool) -> bool:
         """Whether a new checkpoint is to be stored, though what goes first has to go for it.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from sglang_marconi.policy.candidates import RankedCandidates
 from sglang_marconi.policy.ledger import PrefixNode
-from sglang_marconi.policy.ranking import Candidate, Ranking, Standing, Valuation
+from sglang_marconi.policy.ranking import Candidate, Placed, Ranking, Standing, Valuation
 
 # Ranks, in the order in which they go; what a session refers to has _REFERENCED added.
 _STATELESS, _DEMOTION, _PLAIN, _PLAIN_ABOVE, _BRANCH, _BRANCH_ABOVE, _REFERENCED = range(7)
@@ -51,8 +53,15 @@ class _UtilityRanking(Ranking):
         if found is None:
             return None
         rank, utility = found
-        session = ", of a session" if rank >= _REFERENCED else ""
-        return Standing(_NAMES[rank % _REFERENCED] + session, utility)
+        return Standing(_group(rank), utility)
+
+    def placed(self) -> Iterator[Placed]:
+        for node, rank, recency, efficiency in self._candidates.rows():
+            yield Placed(node, _group(rank), efficiency, recency)
+
+
+def _group(rank: int) -> str:
+    return _NAMES[rank % _REFERENCED] + (", of a session" if rank >= _REFERENCED else "")
 
 
 def _rank(node: PrefixNode, candidate: Candidate) -> int:

@@ -1,17 +1,75 @@
-"""Device functions for tiles: some columns of a group of rows of a lossy part, slot or pages.
+"""Tiles: some columns of a group of rows of a lossy part. A table of them, and its readers.
 
-In all of them, `tile` points to a row of `tables.tiles`; ROWS, COLUMNS and VECTOR are
-`tile_rows`, `tile_columns` and `vector` of the same tables; ELEMENT is one of `ELEMENTS`; slots
-are int64, and `numbers` points to the int32 page numbers of a state.
+In the device functions, `tile` points to a row of the table; ROWS, COLUMNS, VECTOR and ELEMENT
+are in `Tables.constants`; slots are int64, and `numbers` points to the int32 page numbers of a
+state.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
 import triton.language as tl
 
+from ..encoding import Encoding
+from ..grouping import Grouping
+from ..launch import device_function
+from ..layout import StatePart
 from .arithmetic import BF16, EXACT, decode, encode, from_float, to_float
-from .launch import device_function
-from .tables import Tile
+
+
+class Tile(NamedTuple):
+    """A row of the table: some columns of one group of rows, as `Grouping` divides a lossy part."""
+
+    address: int
+    """Of the first element in slot 0."""
+    slot_stride: int
+    rows: int
+    columns: int
+    pitch: int
+    """Elements from one row to the next, in a slot and in the image alike."""
+    exact: int
+    """Byte of the image at which the first element lies in the encoding EXACT."""
+    bf16: int
+    """The same in BF16."""
+    codes: int
+    """The same in INT8 and FP8."""
+    scales: int
+    """Byte of the image at which the first column's scale lies in INT8 and FP8."""
+
+
+def cut_tiles(
+    address: int,
+    slot_stride: int,
+    part: StatePart,
+    starts: Mapping[Encoding, int],
+    tile_columns: int,
+) -> Iterator[Tile]:
+    """A layer of a lossy part whose images start at the bytes `starts`.
+
+    `address` and `slot_stride`, in bytes, say where the layer lies in slots.
+    """
+    grouping = Grouping.of(part.shape)
+    for record in range(grouping.records):
+        head, group = divmod(record, grouping.groups)
+        row = group * grouping.group_rows
+        rows = min(grouping.group_rows, grouping.rows - row)
+        codes = starts[Encoding.INT8] + record * grouping.record_bytes
+        for column in range(0, grouping.columns, tile_columns):
+            element = (head * grouping.rows + row) * grouping.columns + column
+            yield Tile(
+                address=address + element * part.dtype.itemsize,
+                slot_stride=slot_stride,
+                rows=rows,
+                columns=min(tile_columns, grouping.columns - column),
+                pitch=grouping.columns,
+                exact=starts[Encoding.EXACT] + element * part.dtype.itemsize,
+                bf16=starts[Encoding.BF16] + element * 2,
+                codes=codes + column,
+                scales=codes + grouping.codes_bytes + 4 * column,
+            )
+
 
 TILE_FIELDS = tl.constexpr(len(Tile._fields))
 _ADDRESS = tl.constexpr(Tile._fields.index("address"))

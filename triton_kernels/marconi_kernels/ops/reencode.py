@@ -5,14 +5,14 @@ from __future__ import annotations
 import triton.language as tl
 from torch import Tensor
 
-from .arithmetic import ELEMENTS, FLAGS
+from ..device.runs import RUN_FIELDS, copy_padded_run, run_in_pages
+from ..device.tables import stored_as, tables_of
+from ..device.tiles import TILE_FIELDS, read_pages, write_pages
+from ..encoding import Encoding
+from ..launch import kernel, launch, runs_kernels, state_and_item
+from ..layout import StateLayout
+from ..reference import reencode_torch
 from .checks import check_pages, check_rows
-from .image import read_image, write_image
-from .launch import kernel, on_device_of, runs_kernels
-from .layout import Encoding, StateLayout
-from .runs import RUN_FIELDS, copy_padded_run, run_in_pages
-from .tables import BLOCK_BYTES, stored_as, tables_of
-from .tiles import TILE_FIELDS, read_pages, write_pages
 
 
 def reencode(
@@ -63,30 +63,23 @@ def reencode_triton(
     tables = tables_of(layout, None, pages.device)
     source, target = stored_as(source, layout), stored_as(target, layout)
     runs, tiles = tables.items(Encoding.EXACT if source == target else Encoding.INT8)
-    programs = len(source_rows) * (runs + tiles)
-    if programs == 0:
-        return
-    with on_device_of(pages):
-        _reencode_kernel[(programs,)](
-            pages,
-            source_rows,
-            source_rows.stride(0),
-            target_rows,
-            target_rows.stride(0),
-            tables.runs,
-            runs,
-            tables.tiles,
-            tiles,
-            SOURCE=int(source),
-            TARGET=int(target),
-            ELEMENT=ELEMENTS[tables.element],
-            PAGE_BYTES=layout.page_bytes,
-            BLOCK=BLOCK_BYTES,
-            ROWS=tables.tile_rows,
-            COLUMNS=tables.tile_columns,
-            VECTOR=tables.vector,
-            **FLAGS,
-        )
+    launch(
+        _reencode_kernel,
+        len(source_rows),
+        runs + tiles,
+        pages,
+        source_rows,
+        source_rows.stride(0),
+        target_rows,
+        target_rows.stride(0),
+        tables.runs,
+        runs,
+        tables.tiles,
+        tiles,
+        SOURCE=int(source),
+        TARGET=int(target),
+        **tables.constants,
+    )
 
 
 @kernel
@@ -109,10 +102,7 @@ def _reencode_kernel(
     COLUMNS: tl.constexpr,
     VECTOR: tl.constexpr,
 ) -> None:
-    """One program an item and state; the items of a state follow each other."""
-    items = run_count + tile_count
-    state = tl.program_id(0) // items
-    item = tl.program_id(0) % items
+    state, item = state_and_item(run_count + tile_count)
     source_numbers = source_rows + state.to(tl.int64) * source_stride
     target_numbers = target_rows + state.to(tl.int64) * target_stride
     if item < run_count:
@@ -127,17 +117,3 @@ def _reencode_kernel(
             pages, source_numbers, tile, SOURCE, ELEMENT, PAGE_BYTES, ROWS, COLUMNS, VECTOR
         )
         write_pages(values, pages, target_numbers, tile, TARGET, ELEMENT, PAGE_BYTES, VECTOR)
-
-
-def reencode_torch(
-    pages: Tensor,
-    source_rows: Tensor,
-    source: Encoding,
-    target_rows: Tensor,
-    target: Encoding,
-    layout: StateLayout,
-) -> None:
-    """`reencode` in torch operations."""
-    image = pages[source_rows[:, : layout.pages(source)].long()]
-    values = read_image(image, source, layout)
-    pages[target_rows[:, : layout.pages(target)].long()] = write_image(values, target, layout)

@@ -1,4 +1,4 @@
-"""The torch implementation of the encodings: tensors of values to bytes and back."""
+"""The encodings: tensors of values to bytes and back."""
 
 from __future__ import annotations
 
@@ -6,15 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .grouping import Grouping
-from .layout import Encoding
-
-LARGEST = {Encoding.INT8: 127.0, Encoding.FP8: 448.0}
-"""The largest number that an encoded element stands for, before the scale."""
-
-SMALLEST_SCALE = 2.0**-126
-"""The smallest normal float32, so that neither a scale nor its reciprocal is 0, infinite or
-flushed: a group of zeros or denormals stays within half a step of it."""
+from ..encoding import LARGEST, SMALLEST_SCALE, Encoding
+from ..grouping import Grouping
 
 
 def encode_part(values: Tensor, encoding: Encoding) -> Tensor:

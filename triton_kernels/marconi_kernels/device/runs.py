@@ -1,14 +1,49 @@
-"""Device functions for runs of bytes that lie together in a slot and in one page.
+"""Runs of bytes that lie together in a slot and in one page: a table of them, and its readers.
 
-In all of them, `run` points to a row of `tables.runs`, and BLOCK is `BLOCK_BYTES`.
+In the device functions, `run` points to a row of the table, and BLOCK is `BLOCK_BYTES`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import triton.language as tl
 
-from .launch import device_function
-from .tables import Run
+from ..grouping import ALIGNMENT
+from ..launch import BLOCK_BYTES, NARROW_STEP, device_function
+
+
+class Run(NamedTuple):
+    """A row of the table: bytes that lie together in a slot and in one page of the image."""
+
+    address: int
+    """Of the first byte in slot 0."""
+    slot_stride: int
+    page: int
+    """Which of the state's pages."""
+    offset: int
+    """In that page; a multiple of 16."""
+    nbytes: int
+    wide: int
+    """1 where addresses, strides and `nbytes` are multiples of 16, else 0."""
+
+
+def cut_runs(
+    address: int, slot_stride: int, nbytes: int, start: int, page_bytes: int
+) -> Iterator[Run]:
+    """`nbytes` of a layer at byte `start` of the image, cut where a page ends.
+
+    `address` and `slot_stride`, in bytes, say where the layer lies in slots.
+    """
+    done = 0
+    while done < nbytes:
+        page, offset = divmod(start + done, page_bytes)
+        count = min(BLOCK_BYTES, page_bytes - offset, nbytes - done)
+        wide = all(size % ALIGNMENT == 0 for size in (address + done, slot_stride, count))
+        yield Run(address + done, slot_stride, page, offset, count, int(wide))
+        done += count
+
 
 RUN_FIELDS = tl.constexpr(len(Run._fields))
 _ADDRESS = tl.constexpr(Run._fields.index("address"))
@@ -18,7 +53,7 @@ _OFFSET = tl.constexpr(Run._fields.index("offset"))
 _NBYTES = tl.constexpr(Run._fields.index("nbytes"))
 _WIDE = tl.constexpr(Run._fields.index("wide"))
 
-_NARROW_STEP = tl.constexpr(2048)
+_NARROW_STEP = tl.constexpr(NARROW_STEP)
 
 
 @device_function

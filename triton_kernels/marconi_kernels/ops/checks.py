@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .grouping import ALIGNMENT
-from .layout import StateLayout
+from ..grouping import ALIGNMENT
+from ..layout import StateLayout
 
 
 def check_active(active: Sequence[Tensor], slots: Tensor, layout: StateLayout) -> None:
@@ -57,4 +57,17 @@ def check_rows(rows: Tensor, count: int, pages: int) -> None:
         raise ValueError(
             f"page numbers must be int32 [{count}, {pages} or more], contiguous along the "
             f"second dimension, got {rows.dtype} {list(rows.shape)}"
+        )
+
+
+def check_encodings(encodings: Tensor, count: int) -> None:
+    """Raises `ValueError` unless `encodings` is contiguous int32 `[count]`."""
+    if (
+        encodings.dtype != torch.int32
+        or encodings.shape != (count,)
+        or not encodings.is_contiguous()
+    ):
+        raise ValueError(
+            f"encodings must be contiguous int32 [{count}], got {encodings.dtype} "
+            f"{list(encodings.shape)}"
         )

@@ -1,4 +1,4 @@
-"""The torch implementation of a state's image: its parts, each in its segment."""
+"""A state's image: its parts, each in its segment."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..encoding import Encoding
+from ..layout import StateLayout, part_bytes
 from .codec import decode_part, encode_part
-from .layout import Encoding, StateLayout, part_bytes
 
 
 def write_image(values: Sequence[Tensor], encoding: Encoding, layout: StateLayout) -> Tensor:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import triton.language as tl
 from torch import Tensor
 
-from .arithmetic import BF16, ELEMENTS, EXACT, FLAGS, FP8, INT8
-from .checks import check_active, check_pages, check_rows
-from .image import read_image
-from .launch import kernel, on_device_of, runs_kernels
-from .layout import Encoding, StateLayout
-from .runs import RUN_FIELDS, copy_run, run_in_pages, run_in_slot
-from .tables import BLOCK_BYTES, stored_as, tables_of
-from .tiles import TILE_FIELDS, read_pages, write_slot
+from ..device.arithmetic import BF16, EXACT, FP8, INT8
+from ..device.runs import RUN_FIELDS, copy_run, run_in_pages, run_in_slot
+from ..device.tables import stored_as, tables_of
+from ..device.tiles import TILE_FIELDS, read_pages, write_slot
+from ..encoding import Encoding
+from ..launch import kernel, launch, runs_kernels, state_and_item
+from ..layout import StateLayout
+from ..reference import load_torch
+from .checks import check_active, check_encodings, check_pages, check_rows
 
 
 def load(
@@ -44,15 +44,7 @@ def load(
     check_active(active, slots, layout)
     check_pages(pages, layout)
     check_rows(rows, len(slots), 0)
-    if (
-        encodings.dtype != torch.int32
-        or encodings.shape != slots.shape
-        or not encodings.is_contiguous()
-    ):
-        raise ValueError(
-            f"encodings must be contiguous int32 [{len(slots)}], got {encodings.dtype} "
-            f"{list(encodings.shape)}"
-        )
+    check_encodings(encodings, len(slots))
     if runs_kernels(pages):
         load_triton(active, slots, pages, rows, encodings, layout)
     else:
@@ -70,31 +62,24 @@ def load_triton(
     """`load` as a kernel. Raises `ValueError` where a slot's elements are not contiguous."""
     tables = tables_of(layout, active, pages.device)
     items = max(sum(tables.items(encoding)) for encoding in Encoding)
-    programs = len(slots) * items
-    if programs == 0:
-        return
-    with on_device_of(pages):
-        _load_kernel[(programs,)](
-            slots,
-            pages,
-            rows,
-            rows.stride(0),
-            encodings,
-            items,
-            tables.runs,
-            len(tables.runs),
-            tables.kept,
-            tables.tiles,
-            len(tables.tiles),
-            BF16_IS_EXACT=stored_as(Encoding.BF16, layout) == Encoding.EXACT,
-            ELEMENT=ELEMENTS[tables.element],
-            PAGE_BYTES=layout.page_bytes,
-            BLOCK=BLOCK_BYTES,
-            ROWS=tables.tile_rows,
-            COLUMNS=tables.tile_columns,
-            VECTOR=tables.vector,
-            **FLAGS,
-        )
+    launch(
+        _load_kernel,
+        len(slots),
+        items,
+        slots,
+        pages,
+        rows,
+        rows.stride(0),
+        encodings,
+        items,
+        tables.runs,
+        len(tables.runs),
+        tables.kept,
+        tables.tiles,
+        len(tables.tiles),
+        BF16_IS_EXACT=stored_as(Encoding.BF16, layout) == Encoding.EXACT,
+        **tables.constants,
+    )
 
 
 @kernel
@@ -118,9 +103,8 @@ def _load_kernel(
     COLUMNS: tl.constexpr,
     VECTOR: tl.constexpr,
 ) -> None:
-    """One program an item and state; a state with fewer items than another has idle ones."""
-    state = tl.program_id(0) // items
-    item = tl.program_id(0) % items
+    """A state with fewer items than another has idle ones."""
+    state, item = state_and_item(items)
     slot = tl.load(slots + state)
     numbers = rows + state.to(tl.int64) * row_stride
     encoding = tl.load(encodings + state)
@@ -149,21 +133,3 @@ def _load_kernel(
                 pages, numbers, tile, BF16, ELEMENT, PAGE_BYTES, ROWS, COLUMNS, VECTOR
             )
             write_slot(values, tile, slot, ELEMENT, VECTOR)
-
-
-def load_torch(
-    active: Sequence[Tensor],
-    slots: Tensor,
-    pages: Tensor,
-    rows: Tensor,
-    encodings: Tensor,
-    layout: StateLayout,
-) -> None:
-    """`load` in torch operations, for any strides of the active tensors; reads `encodings`."""
-    for encoding in Encoding:
-        chosen = (encodings == encoding).nonzero().squeeze(1)
-        if not len(chosen):
-            continue
-        image = pages[rows[chosen, : layout.pages(encoding)].long()]
-        for tensor, values in zip(active, read_image(image, encoding, layout), strict=True):
-            tensor[:, slots[chosen]] = values.transpose(0, 1)

@@ -1,7 +1,7 @@
-"""Device functions for the encodings' arithmetic, the same bit for bit as `codec.py`'s.
+"""The encodings' arithmetic, the same bit for bit as `reference/codec.py`'s.
 
 It is written out in float32 and integer operations that round as IEEE 754 does, so that a state
-has the same image on every device. For that, kernels must be launched with `FLAGS`.
+has the same image on every device. For that, kernels must be compiled with `launch.FLAGS`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,8 @@ from __future__ import annotations
 import torch
 import triton.language as tl
 
-from .codec import LARGEST, SMALLEST_SCALE
-from .launch import device_function
-from .layout import Encoding
-
-FLAGS = {"enable_fp_fusion": False, "num_warps": 8}
-"""Launch options. A fused multiply-add would round once where the encodings round twice."""
+from ..encoding import LARGEST, SMALLEST_SCALE, Encoding
+from ..launch import device_function
 
 ELEMENTS = {
     torch.float32: tl.float32,
@@ -56,7 +52,7 @@ def from_float(values: tl.tensor, ELEMENT: tl.constexpr) -> tl.tensor:
 
 @device_function
 def encode(values: tl.tensor, ENCODING: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
-    """uint8 codes `[rows, columns]` and float32 scales `[1, columns]`; see `codec.quantize`."""
+    """uint8 codes `[rows, columns]` and float32 scales `[1, columns]`, as `codec.quantize` has."""
     LARGEST: tl.constexpr = _LARGEST_INT8 if ENCODING == INT8 else _LARGEST_FP8
     # As integers, magnitudes are ordered as floats are, with infinity and NaN above all numbers.
     magnitudes = values.to(tl.int32, bitcast=True) & 0x7FFFFFFF

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 import triton.language as tl
 from torch import Tensor
 
-from .arithmetic import ELEMENTS, EXACT, FLAGS
+from ..device.arithmetic import EXACT
+from ..device.runs import RUN_FIELDS, copy_run, run_in_pages, run_in_slot
+from ..device.tables import stored_as, tables_of
+from ..device.tiles import TILE_FIELDS, read_slot, write_pages
+from ..encoding import Encoding
+from ..launch import kernel, launch, runs_kernels, state_and_item
+from ..layout import StateLayout
+from ..reference import store_torch
 from .checks import check_active, check_pages, check_rows
-from .image import write_image
-from .launch import kernel, on_device_of, runs_kernels
-from .layout import Encoding, StateLayout
-from .runs import RUN_FIELDS, copy_run, run_in_pages, run_in_slot
-from .tables import BLOCK_BYTES, stored_as, tables_of
-from .tiles import TILE_FIELDS, read_slot, write_pages
 
 
 def store(
@@ -59,29 +60,23 @@ def store_triton(
 ) -> None:
     """`store` as a kernel. Raises `ValueError` where a slot's elements are not contiguous."""
     tables = tables_of(layout, active, pages.device)
-    runs, tiles = tables.items(stored_as(encoding, layout))
-    programs = len(slots) * (runs + tiles)
-    if programs == 0:
-        return
-    with on_device_of(pages):
-        _store_kernel[(programs,)](
-            slots,
-            pages,
-            rows,
-            rows.stride(0),
-            tables.runs,
-            runs,
-            tables.tiles,
-            tiles,
-            ENCODING=int(stored_as(encoding, layout)),
-            ELEMENT=ELEMENTS[tables.element],
-            PAGE_BYTES=layout.page_bytes,
-            BLOCK=BLOCK_BYTES,
-            ROWS=tables.tile_rows,
-            COLUMNS=tables.tile_columns,
-            VECTOR=tables.vector,
-            **FLAGS,
-        )
+    encoding = stored_as(encoding, layout)
+    runs, tiles = tables.items(encoding)
+    launch(
+        _store_kernel,
+        len(slots),
+        runs + tiles,
+        slots,
+        pages,
+        rows,
+        rows.stride(0),
+        tables.runs,
+        runs,
+        tables.tiles,
+        tiles,
+        ENCODING=int(encoding),
+        **tables.constants,
+    )
 
 
 @kernel
@@ -102,10 +97,7 @@ def _store_kernel(
     COLUMNS: tl.constexpr,
     VECTOR: tl.constexpr,
 ) -> None:
-    """One program an item and state; the items of a state follow each other."""
-    items = run_count + tile_count
-    state = tl.program_id(0) // items
-    item = tl.program_id(0) % items
+    state, item = state_and_item(run_count + tile_count)
     slot = tl.load(slots + state)
     numbers = rows + state.to(tl.int64) * row_stride
     if item < run_count:
@@ -116,16 +108,3 @@ def _store_kernel(
         tile = tiles + (item - run_count) * TILE_FIELDS
         values = read_slot(tile, slot, ELEMENT, ROWS, COLUMNS, VECTOR)
         write_pages(values, pages, numbers, tile, ENCODING, ELEMENT, PAGE_BYTES, VECTOR)
-
-
-def store_torch(
-    active: Sequence[Tensor],
-    slots: Tensor,
-    pages: Tensor,
-    rows: Tensor,
-    encoding: Encoding,
-    layout: StateLayout,
-) -> None:
-    """`store` in torch operations, for any strides of the active tensors."""
-    values = [tensor[:, slots].transpose(0, 1) for tensor in active]
-    pages[rows[:, : layout.pages(encoding)].long()] = write_image(values, encoding, layout)
