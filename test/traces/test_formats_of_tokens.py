@@ -303,7 +303,7 @@ class TestRecognition:
         for known in FORMATS:
             assert known.description in str(raised.value)
 
-    @pytest.mark.parametrize("text", ["time,tokens\n1,2\n", "3\n", "[]", "[1, 2]", "\x1f\x8b\x08"])
+    @pytest.mark.parametrize("text", ["time,user\n1,2\n", "3\n", "[]", "[1, 2]", "\x1f\x8b\x08"])
     def test_a_file_without_an_object_is_of_no_known_format(
         self, tmp_path: Path, text: str
     ) -> None:

@@ -1,6 +1,6 @@
 """A trace file as a stream of JSON records, with one place where broken ones are reported."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from sglang_marconi.traces.formats.errors import TraceError, TraceFileError
+from sglang_marconi.traces.formats.opening import opened
 
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """A token id or block hash: negative numbers are left for tokens that no record names."""
@@ -21,6 +22,8 @@ _BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _BLOCK = 4096
 
+_BOM = b"\xef\xbb\xbf"
+
 _HEAD = 100
 """Records looked at for one that is not broken: the file may be of another kind, and large."""
 
@@ -28,12 +31,15 @@ _T = TypeVar("_T")
 
 
 class TraceSource:
-    """One trace file: each line is a record, or it is one JSON array whose items are.
+    """One trace file, compressed by gzip or not: a stream of JSON records.
 
-    Lines are streamed; an array is held in memory. `tokenizer` is what the caller passed for
-    formats that hold text.
+    Each line is a record, or it is one JSON array whose items are, or, where the first line is
+    an opening brace alone, each object over several lines is. Lines and objects are streamed; an
+    array is held in memory. A byte-order mark before a record is none of it. `tokenizer` is what
+    the caller passed for formats that hold text.
 
-    Raises `TraceFileError` for an empty file and for an array that is not valid JSON.
+    Raises `TraceFileError` for an empty file, for an array that is not valid JSON, and, here or
+    when it is read so far, for compressed bytes that are damaged.
     """
 
     def __init__(
@@ -46,14 +52,18 @@ class TraceSource:
         self.tokenizer = tokenizer
         self._on_bad = on_bad
         self._items: list[msgspec.Raw] | None = None
-        with path.open("rb") as file:
-            blocks = iter(partial(file.read, _BLOCK), b"")
-            start = next(filter(None, map(bytes.lstrip, blocks)), b"")
-        if not start:
+        with opened(path) as file:
+            # Of a line without an end, no more is read than it takes to see what it begins with.
+            pieces = iter(partial(file.readline, _BLOCK), b"")
+            self._start = next(filter(bytes.strip, map(_without_mark, pieces)), b"")
+        if not self._start:
             raise TraceFileError(path, "the file is empty")
-        if start.startswith(b"["):
+        self._over_lines = self._start.strip() == b"{" and self._start.endswith(b"\n")
+        if self._start.lstrip().startswith(b"["):
+            with opened(path) as file:
+                text = _without_mark(file.read())
             try:
-                self._items = msgspec.json.decode(path.read_bytes(), type=list[msgspec.Raw])
+                self._items = msgspec.json.decode(text, type=list[msgspec.Raw])
             except _BROKEN as error:
                 raise TraceFileError(path, f"not a JSON array: {error}") from error
 
@@ -66,6 +76,10 @@ class TraceSource:
             except _BROKEN:
                 continue
         return None
+
+    def columns(self) -> list[str]:
+        """The column names of a file that is a table, with commas between them."""
+        return self._start.decode(errors="replace").strip().split(",")
 
     def records(self, kind: type[_T]) -> Iterator[tuple[int, _T]]:
         """Every record that decodes as `kind`, with its number: line from 1 or index from 0.
@@ -98,5 +112,29 @@ class TraceSource:
         if self._items is not None:
             yield from enumerate(self._items)
             return
-        with self.path.open("rb") as file:
-            yield from enumerate(file, start=1)
+        with opened(self.path) as file:
+            lines = map(_without_mark, file)
+            yield from _objects(lines) if self._over_lines else enumerate(lines, start=1)
+
+
+def _objects(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Objects over several lines, each with the number of its first line, from 1.
+
+    One ends with a closing brace that is alone on its line and not indented.
+    """
+    first, text = 1, bytearray()
+    for number, line in enumerate(lines, start=1):
+        if not text:
+            if not line.strip():
+                continue
+            first = number
+        text += line
+        if line.rstrip() == b"}":
+            yield first, bytes(text)
+            text.clear()
+    if text:
+        yield first, bytes(text)
+
+
+def _without_mark(text: bytes) -> bytes:
+    return text.removeprefix(_BOM)
