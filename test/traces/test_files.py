@@ -26,12 +26,13 @@ def read(file: Path, content: bytes) -> list[tuple[str, int]]:
     return [(r.session_id, len(r.prompt)) for r in read_trace(file)]
 
 
-def left_out(file: Path, content: bytes) -> tuple[list[str], list[int | None]]:
-    """The sessions of what is read where broken records are left out, and the lines of these."""
+def left_out(file: Path, content: bytes) -> tuple[list[str], list[str]]:
+    """The sessions of what is read where broken records are left out, and where these are."""
     file.write_bytes(content)
     errors: list[TraceError] = []
     sessions = [r.session_id for r in read_trace(file, on_bad=errors.append)]
-    return sessions, [error.line for error in errors]
+    places = [str(error).removeprefix(f"{file}:").split(":")[0].strip() for error in errors]
+    return sessions, places
 
 
 WHOLE = [("a", 2), ("b", 2), ("a", 5)]
@@ -71,20 +72,20 @@ def test_files_put_one_after_the_other_are_one(file: Path) -> None:
 def test_a_mark_is_none_within_a_record(file: Path) -> None:
     at = LINES[1].index(b":")
     broken = LINES[1][:at] + MARK + LINES[1][at:]
-    assert left_out(file, LINES[0] + broken + LINES[2]) == (["a", "a"], [2])
+    assert left_out(file, LINES[0] + broken + LINES[2]) == (["a", "a"], ["2"])
     session = b'{"session_id": "' + MARK + LINES[0].removeprefix(b'{"session_id": "')
     assert read(file, session) == [("\ufeffa", 2)]
 
 
 def test_an_object_over_several_lines_is_broken_alone(file: Path) -> None:
     broken = INDENTED[1].replace(b'"turn_id"', b"turn_id")
-    assert left_out(file, INDENTED[0] + broken + INDENTED[2]) == (["a", "a"], [13])
+    assert left_out(file, INDENTED[0] + broken + INDENTED[2]) == (["a", "a"], ["item 1"])
     cut = INDENTED[1][:-2]
-    assert left_out(file, INDENTED[0] + cut) == (["a"], [13])
+    assert left_out(file, INDENTED[0] + cut) == (["a"], ["item 1"])
 
 
 def test_a_brace_alone_is_a_broken_line_among_lines(file: Path) -> None:
-    assert left_out(file, LINES[0] + b"{\n" + LINES[1]) == (["a", "b"], [2])
+    assert left_out(file, LINES[0] + b"{\n" + LINES[1]) == (["a", "b"], ["2"])
 
 
 @pytest.mark.parametrize("content", SHAPES.values(), ids=SHAPES)

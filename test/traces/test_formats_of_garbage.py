@@ -23,6 +23,7 @@ _SAID = [{"role": "user", "content": [{"type": "text", "text": "how are you"}]},
 RECORDS: tuple[dict[str, Any], ...] = (
     {**_TURN, "new_tokens": [3, 4]},
     {**_TURN, "input_tokens": [3, 4]},
+    {**_TURN, "keep": 0, "new_tokens": [3, 4]},
     {"timestamp": 1500, "input_length": 600, "output_length": 2, "hash_ids": [7, 8]},
     {"messages": [{"role": "user", "content": "how are you"}, _CALL], "ts": 3, "id": 4},
     {"conversations": [{"from": "human", "value": "how"}, {"from": "gpt", "value": "well"}]},
@@ -43,7 +44,11 @@ anything = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner),
     max_leaves=8,
 )
-changed = st.builds(
+# Of the compact form, with more than one turn to keep tokens of.
+kept = st.fixed_dictionaries(
+    {"keep": st.integers(0, 9), "base": st.none() | st.integers(0, 4)},
+).map(lambda fields: {**RECORDS[2], **fields})
+changed = kept | st.builds(
     lambda record, changes, dropped: {
         field: value for field, value in {**record, **changes}.items() if field not in dropped
     },
@@ -172,7 +177,7 @@ def large() -> Iterator[bytes]:
         yield piece * (size // len(piece))
     yield b"[" + b"1," * (size // 2) + b"1]"
     yield json.dumps({str(number): 0 for number in range(size // 10)}).encode()
-    yield json.dumps({**RECORDS[2], "output_length": 2**31 - 1}).encode() + b" " * size
+    yield json.dumps({**RECORDS[3], "output_length": 2**31 - 1}).encode() + b" " * size
 
 
 def test_large_files_take_memory_and_time_of_their_size(file: Path, folder: Path) -> None:

@@ -8,6 +8,7 @@ from textwrap import shorten
 from sglang_marconi.traces.formats.artifact import ArtifactFormat
 from sglang_marconi.traces.formats.batch import BatchFormat
 from sglang_marconi.traces.formats.chat import ChatFormat
+from sglang_marconi.traces.formats.compact import CompactFormat
 from sglang_marconi.traces.formats.errors import TraceError, TraceFileError
 from sglang_marconi.traces.formats.format import TraceFormat
 from sglang_marconi.traces.formats.incremental import IncrementalFormat
@@ -23,6 +24,7 @@ from sglang_marconi.traces.requests import TraceRequest
 __all__ = ["FORMATS", "TraceError", "TraceFileError", "TraceFormat", "read_trace"]
 
 FORMATS: tuple[TraceFormat, ...] = (
+    CompactFormat(),
     IncrementalFormat(),
     MooncakeFormat(),
     ArtifactFormat(),

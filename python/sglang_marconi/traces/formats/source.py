@@ -36,7 +36,8 @@ class TraceSource:
     Each line is a record, or it is one JSON array whose items are, or, where the first line is
     an opening brace alone, each object over several lines is. Lines and objects are streamed; an
     array is held in memory. A byte-order mark before a record is none of it. `tokenizer` is what
-    the caller passed for formats that hold text.
+    the caller passed for formats that hold text. `first_number` is that of the first record: a
+    line counts from 1, the item of an array and an object over several lines from 0.
 
     Raises `TraceFileError` for an empty file, for an array that is not valid JSON, and, here or
     when it is read so far, for compressed bytes that are damaged.
@@ -59,7 +60,9 @@ class TraceSource:
         if not self._start:
             raise TraceFileError(path, "the file is empty")
         self._over_lines = self._start.strip() == b"{" and self._start.endswith(b"\n")
-        if self._start.lstrip().startswith(b"["):
+        as_array = self._start.lstrip().startswith(b"[")
+        self.first_number = 0 if as_array or self._over_lines else 1
+        if as_array:
             with opened(path) as file:
                 text = _without_mark(file.read())
             try:
@@ -82,7 +85,7 @@ class TraceSource:
         return self._start.decode(errors="replace").strip().split(",")
 
     def records(self, kind: type[_T]) -> Iterator[tuple[int, _T]]:
-        """Every record that decodes as `kind`, with its number: line from 1 or index from 0.
+        """Every record that decodes as `kind`, with its number.
 
         One that does not is reported by `bad`.
         """
@@ -100,7 +103,7 @@ class TraceSource:
 
         Raises `TraceError` if not.
         """
-        if self._items is None:
+        if self.first_number:
             error = TraceError(self.path, number, reason)
         else:
             error = TraceError(self.path, None, f"item {number}: {reason}")
@@ -114,26 +117,20 @@ class TraceSource:
             return
         with opened(self.path) as file:
             lines = map(_without_mark, file)
-            yield from _objects(lines) if self._over_lines else enumerate(lines, start=1)
+            values = _objects(lines) if self._over_lines else lines
+            yield from enumerate(values, self.first_number)
 
 
-def _objects(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Objects over several lines, each with the number of its first line, from 1.
-
-    One ends with a closing brace that is alone on its line and not indented.
-    """
-    first, text = 1, bytearray()
-    for number, line in enumerate(lines, start=1):
-        if not text:
-            if not line.strip():
-                continue
-            first = number
-        text += line
+def _objects(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Objects over several lines; one ends with a closing brace alone on a line, not indented."""
+    text = bytearray()
+    for line in lines:
+        text += line if text else line.lstrip()
         if line.rstrip() == b"}":
-            yield first, bytes(text)
+            yield bytes(text)
             text.clear()
     if text:
-        yield first, bytes(text)
+        yield bytes(text)
 
 
 def _without_mark(text: bytes) -> bytes:
