@@ -1,6 +1,7 @@
 """A trace file as a stream of JSON records, with one place where broken ones are reported."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -97,6 +98,13 @@ class TraceSource:
                 self.bad(number, str(error))
             else:
                 yield number, record
+
+    def whole_records(self, kind: type[_T]) -> Iterator[tuple[int, _T]]:
+        """`records` for a look ahead: what does not decode is left out and not reported."""
+        decoder = msgspec.json.Decoder(kind)
+        for number, value in self._values():
+            with suppress(*_BROKEN):
+                yield number, decoder.decode(value)
 
     def bad(self, number: int, reason: str) -> None:
         """Reports the record of this number as broken: to the caller's `on_bad`, if given.
