@@ -61,6 +61,16 @@ class Replies:
 
     def __init__(self, requests: Iterable[Hashed]) -> None:
         self._rests: dict[int, _Rest] = {}
+        last = self._find(requests)
+        # From the last on: a tail that is itself read out of a later prompt is so already.
+        for earlier in sorted(self._rests, reverse=True):
+            rest = self._rests[earlier]
+            if rest.tail_of in self._rests:
+                rest.blocks[-1] = self._rests[rest.tail_of].blocks[0]
+        self._parts = self._cut(first_name=-2 - last)
+
+    def _find(self, requests: Iterable[Hashed]) -> int:
+        """Fill `_rests` with what the requests say themselves; returns the last one's number."""
         # By the prefix: how long a prompt has to be, the request's number, its prompt's length.
         waiting: dict[int, list[tuple[int, int, int]]] = {}
         number = 0
@@ -80,12 +90,7 @@ class Replies:
             if request.full_blocks:
                 end = request.prompt_length + request.reply_length
                 heappush(waiting.setdefault(prefix, []), (end, number, request.prompt_length))
-        # From the last on: a tail that is itself read out of a later prompt is so already.
-        for earlier in sorted(self._rests, reverse=True):
-            rest = self._rests[earlier]
-            if rest.tail_of in self._rests:
-                rest.blocks[-1] = self._rests[rest.tail_of].blocks[0]
-        self._parts = self._cut(first_name=-2 - number)
+        return number
 
     def _cut(self, first_name: int) -> dict[int, list[tuple[int, int]]]:
         """Blocks that tails end in, as parts: where each ends in the block, and its name.
