@@ -22,6 +22,10 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     nothing bounds the cache, or where a server was asked that does not say. ``seconds`` is how
     long the replay took; the fields about time to first token (``ttft``) and time per output
     token (``tpot``) are those of a server, or of a latency profile in a simulation, else ``None``.
+
+    Hits are counted in tokens alone. The share of requests with a hit would say little: prompts
+    that start with the same words nearly all have one, and those of a shared system prompt would
+    however many tokens a hit took.
     """
 
     trace: str
@@ -32,7 +36,6 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     hit_tokens: int
     token_hit_rate: float
-    request_hit_rate: float
     flops_saved: float
     peak_bytes: int | None
     evictions: int | None
@@ -115,7 +118,6 @@ def run_record(
         prompt_tokens=prompt_tokens,
         hit_tokens=hit_tokens,
         token_hit_rate=hit_tokens / prompt_tokens,
-        request_hit_rate=sum(record.hit_tokens > 0 for record in records) / len(records),
         flops_saved=sum(saved, 0.0),
         peak_bytes=None,
         evictions=None,

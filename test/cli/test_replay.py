@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -57,6 +58,25 @@ def test_a_replay_writes_a_record_for_each_run_and_each_request(
         ]
         assert record.hit_tokens == sum(r.hit_tokens for r in mine)
     assert "unlimited" in capsys.readouterr().out
+
+
+def test_a_compressed_trace_has_the_name_and_the_hits_of_the_other(tmp_path: Path) -> None:
+    trace = write_trace(tmp_path / "chats.jsonl")
+    compressed = tmp_path / "chats.jsonl.gz"
+    compressed.write_bytes(gzip.compress(trace.read_bytes()))
+    found = []
+    for file in (trace, compressed):
+        main(["replay", str(file), "--json", str(tmp_path / "runs")])
+        found += [(run.trace, run.hit_tokens) for run in read_records(tmp_path / "runs", RunRecord)]
+    assert found[0] == found[1]
+    assert found[0][0] == "chats"
+
+
+def test_text_without_a_tokenizer_names_the_option(tmp_path: Path) -> None:
+    trace = tmp_path / "chats.jsonl"
+    trace.write_text('{"messages": [{"role": "user", "content": "how are you"}]}\n')
+    with pytest.raises(SystemExit, match="pass --tokenizer with the path"):
+        main(["replay", str(trace)])
 
 
 def test_parallel_runs_give_what_single_ones_give(tmp_path: Path) -> None:

@@ -33,7 +33,6 @@ def run(policy: str, rate: float, **fields: Any) -> RunRecord:
         "prompt_tokens": 1000,
         "hit_tokens": round(rate * 1000),
         "token_hit_rate": rate,
-        "request_hit_rate": rate,
         "flops_saved": 0.0,
         "peak_bytes": 0,
         "evictions": 1,

@@ -19,7 +19,6 @@ def run(policy: str = "lru", budget: int | None = 5 * GB, **fields: Any) -> RunR
         "prompt_tokens": 1000,
         "hit_tokens": 400,
         "token_hit_rate": 0.4,
-        "request_hit_rate": 0.5,
         "flops_saved": 2e15,
         "peak_bytes": 4 * GB,
         "evictions": 7,

@@ -1,10 +1,11 @@
 """Any bytes are a trace or a clear error, in memory and time of their size."""
 
+import gzip
 import json
 import math
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,18 @@ from sglang_marconi.traces.requests import TraceRequest
 
 _TURN = {"session_id": "a", "turn_id": 0, "ts": 1.5, "output_tokens": [5, 6]}
 _CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "f": {"n": 2}}]}
+_SAID = [{"role": "user", "content": [{"type": "text", "text": "how are you"}]}, _CALL]
 RECORDS: tuple[dict[str, Any], ...] = (
     {**_TURN, "new_tokens": [3, 4]},
     {**_TURN, "input_tokens": [3, 4]},
+    {**_TURN, "keep": 0, "new_tokens": [3, 4]},
     {"timestamp": 1500, "input_length": 600, "output_length": 2, "hash_ids": [7, 8]},
     {"messages": [{"role": "user", "content": "how are you"}, _CALL], "ts": 3, "id": 4},
     {"conversations": [{"from": "human", "value": "how"}, {"from": "gpt", "value": "well"}]},
+    {"custom_id": "r", "body": {"messages": _SAID, "max_tokens": 9}},
+    {"conversation_id": "c", "conversation": _SAID},
+    {"task_id": 1, "traj": _SAID},
+    {"trajectory": [], "history": _SAID},
 )
 FIELDS = sorted({field for record in RECORDS for field in record})
 
@@ -37,7 +44,11 @@ anything = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner),
     max_leaves=8,
 )
-changed = st.builds(
+# Of the compact form, with more than one turn to keep tokens of.
+kept = st.fixed_dictionaries(
+    {"keep": st.integers(0, 9), "base": st.none() | st.integers(0, 4)},
+).map(lambda fields: {**RECORDS[2], **fields})
+changed = kept | st.builds(
     lambda record, changes, dropped: {
         field: value for field, value in {**record, **changes}.items() if field not in dropped
     },
@@ -51,12 +62,20 @@ records = st.sampled_from(RECORDS).flatmap(
         lambda others: [first, *others]
     )
 )
+SHAPES: tuple[Callable[[list[Any]], str], ...] = (
+    lambda records: "\n".join(map(json.dumps, records)),
+    lambda records: "\ufeff" + "\n\ufeff".join(map(json.dumps, records)),
+    lambda records: "\n".join(json.dumps(record, indent=1) for record in records),
+    json.dumps,
+)
 files = st.builds(
-    lambda records, as_array: (
-        json.dumps(records) if as_array else "\n".join(map(json.dumps, records))
-    ).encode(),
+    lambda records, shape, finish: finish(shape(records).encode()),
     records | st.lists(changed, max_size=4),
-    st.booleans(),
+    st.sampled_from(SHAPES),
+    st.sampled_from((bytes, gzip.compress)),
+)
+tables = st.lists(st.text(max_size=8) | st.just("Tokens"), max_size=4).map(
+    lambda columns: ",".join(columns).encode()
 )
 # Where, how many bytes go, and what comes there.
 cuts = st.lists(
@@ -90,10 +109,11 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("garbage") / "trace"
 
 
-@given(st.binary(max_size=200))
+@given(st.binary(max_size=200) | tables, st.sampled_from((b"", b"\x1f\x8b", b"\xef\xbb\xbf")))
 @settings(deadline=None)
-def test_any_bytes(file: Path, folder: Path, content: bytes) -> None:
-    survives(file, content, folder)
+def test_any_bytes(file: Path, folder: Path, content: bytes, beginning: bytes) -> None:
+    survives(file, beginning + content, folder)
+    survives(file, gzip.compress(beginning + content), folder)
 
 
 @given(files)
@@ -138,8 +158,9 @@ def test_values_that_are_too_deep_or_too_large(
 def test_tool_calls_of_any_depth(file: Path, folder: Path) -> None:
     for depth in range(20, 1100, 60):
         nested = b"[" * depth + b"]" * depth
-        content = b'{"messages": [{"role": "user", "tool_calls": [{"a": %s}]}]}' % nested
-        survives(file, content, folder)
+        for field in (b"messages", b"traj"):
+            call = b'[{"role": "user", "tool_calls": [{"a": %s}]}]' % nested
+            survives(file, b'{"%s": %s}' % (field, call), folder)
 
 
 def test_space_before_the_first_record(file: Path, folder: Path) -> None:
@@ -152,11 +173,11 @@ def test_space_before_the_first_record(file: Path, folder: Path) -> None:
 def large() -> Iterator[bytes]:
     """A megabyte of what might be read in more."""
     size = 1 << 20
-    for piece in (b"[", b"{", b'{"a":', b"\n", b" ", b"\0", b"1\n", b"\xff", b'"', b"9"):
+    for piece in (b"[", b"{", b"{\n", b'{"a":', b"\n", b" ", b"\0", b"1\n", b"\xff", b'"', b"9"):
         yield piece * (size // len(piece))
     yield b"[" + b"1," * (size // 2) + b"1]"
     yield json.dumps({str(number): 0 for number in range(size // 10)}).encode()
-    yield json.dumps({**RECORDS[2], "output_length": 2**31 - 1}).encode() + b" " * size
+    yield json.dumps({**RECORDS[3], "output_length": 2**31 - 1}).encode() + b" " * size
 
 
 def test_large_files_take_memory_and_time_of_their_size(file: Path, folder: Path) -> None:
@@ -165,6 +186,7 @@ def test_large_files_take_memory_and_time_of_their_size(file: Path, folder: Path
         tracemalloc.start()
         try:
             survives(file, content, folder)
+            survives(file, gzip.compress(content, 1), folder)
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

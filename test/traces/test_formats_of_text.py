@@ -170,9 +170,10 @@ class TestChat:
             ("{", "truncated"),
             ('{"messages": [{"content": "hi"}]}', "missing required field `role`"),
             ('{"messages": [{"role": "user", "content": 3}]}', "content"),
+            ('{"messages": [{"role": "user", "content": [{"type": "text"}]}]}', "text without one"),
             (
                 '{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}',
-                "Invalid value 'image_url'",
+                "part of type image_url, and only text can be replayed: .* --skip-bad",
             ),
             (chat("user", ts=4), "starts at 4.0, before the session before it"),
             (chat("user"), "all records have a time stamp or none has"),
@@ -259,7 +260,7 @@ class TestTokenizer:
     @pytest.mark.parametrize("lines", [[chat("user")], ['[{"conversations": []}]']])
     def test_text_without_one_is_refused_at_once(self, tmp_path: Path, lines: list[str]) -> None:
         file = write(tmp_path, *lines)
-        with pytest.raises(TraceFileError, match="pass tokenizer") as raised:
+        with pytest.raises(TraceFileError, match="pass --tokenizer") as raised:
             read_trace(file, on_bad=lambda error: None)
         assert str(file) in str(raised.value)
 

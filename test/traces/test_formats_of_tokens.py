@@ -133,7 +133,8 @@ class TestIncremental:
 
 class TestMooncake:
     def test_a_block_is_512_tokens_and_the_last_is_cut(self, tmp_path: Path) -> None:
-        file = write(tmp_path, mooncake(7, 8, input_length=600), mooncake(7, 9, 8))
+        cut = mooncake(7, 8, input_length=600, output_length=1000)
+        file = write(tmp_path, cut, mooncake(7, 9, 8))
         first, second = read_trace(file)
         whole = [(7, place) for place in range(512)]
         assert first.prompt.expand() == whole + [(8, place) for place in range(88)]
@@ -154,7 +155,7 @@ class TestMooncake:
         ]
         assert first.session_id != second.session_id
 
-    def test_a_reply_occurs_nowhere_else(self, tmp_path: Path) -> None:
+    def test_a_reply_that_no_prompt_has_occurs_nowhere_else(self, tmp_path: Path) -> None:
         records = [mooncake(0, 1), mooncake(1), mooncake(2, output_length=3)]
         requests = list(read_trace(write(tmp_path, *records)))
         assert [len(r.reply) for r in requests] == [2, 2, 3]
@@ -303,7 +304,7 @@ class TestRecognition:
         for known in FORMATS:
             assert known.description in str(raised.value)
 
-    @pytest.mark.parametrize("text", ["time,tokens\n1,2\n", "3\n", "[]", "[1, 2]", "\x1f\x8b\x08"])
+    @pytest.mark.parametrize("text", ["time,user\n1,2\n", "3\n", "[]", "[1, 2]", "\x1f\x8b\x08"])
     def test_a_file_without_an_object_is_of_no_known_format(
         self, tmp_path: Path, text: str
     ) -> None:

@@ -11,7 +11,6 @@ _QUANTITIES = {
     "Hit tokens": "Prompt tokens whose prefill the cache saved.",
     "Token hit rate": "Hit tokens over prompt tokens, of all requests of a run together.",
     "Token hit rate so far": "Hit tokens over prompt tokens of all requests up to an arrival.",
-    "Request hit rate": "Requests with at least one hit token over all requests of a run.",
     "Points": "Percentage points: the difference of two rates in percent.",
     "Saved FLOPs": "Floating-point operations of prefill that hits made unnecessary.",
     "PFLOP, EFLOP": "10¹⁵ and 10¹⁸ floating-point operations.",

@@ -30,7 +30,6 @@ def all_runs(runs: Sequence[RunRecord], looks: Looks) -> Table:
     """A row for each run."""
     columns: _Columns = {
         "Token hit rate": lambda run: units.percent(run.token_hit_rate),
-        "Request hit rate": lambda run: units.percent(run.request_hit_rate),
         "Saved FLOPs": lambda run: units.flops(run.flops_saved),
         "Requests": lambda run: units.count(run.requests),
         "Prompt tokens": lambda run: units.count(run.prompt_tokens),

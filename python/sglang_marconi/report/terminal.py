@@ -12,7 +12,7 @@ from sglang_marconi.records import RunRecord
 def runs_table(runs: Sequence[RunRecord]) -> Table:
     """A row a run, in the order given."""
     table = Table("trace", "model", "policy")
-    for heading in ("budget", "requests", "token hit rate", "request hit rate"):
+    for heading in ("budget", "requests", "token hit rate"):
         table.add_column(heading, justify="right")
     for heading in ("FLOPs saved", "peak", "evictions", "seconds"):
         table.add_column(heading, justify="right")
@@ -24,7 +24,6 @@ def runs_table(runs: Sequence[RunRecord]) -> Table:
             _gigabytes(run.budget_bytes),
             f"{run.requests:,}",
             f"{run.token_hit_rate:.1%}",
-            f"{run.request_hit_rate:.1%}",
             f"{run.flops_saved:.3g}",
             _gigabytes(run.peak_bytes),
             "" if run.evictions is None else f"{run.evictions:,}",

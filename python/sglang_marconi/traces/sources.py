@@ -48,7 +48,7 @@ def load_trace(
         path = Path(spec)
         try:
             records = read_trace(path, limit=limit, tokenizer=tokenizer, on_bad=on_bad)
-            trace = Trace(path.stem, list(records))
+            trace = Trace(Path(path.name.removesuffix(".gz")).stem, list(records))
         except (TraceError, TraceFileError):
             raise
         except ValueError as error:

@@ -7,28 +7,19 @@ import msgspec
 from sglang_marconi.traces.formats.conversations import (
     ConversationTokenizer,
     Session,
-    Spoken,
     interleave,
+    with_messages,
 )
 from sglang_marconi.traces.formats.format import TraceFormat
+from sglang_marconi.traces.formats.messages import Message, spoken
 from sglang_marconi.traces.formats.source import TimeStamp, TraceSource
 from sglang_marconi.traces.requests import TraceRequest
-
-
-class _TextPart(msgspec.Struct, tag_field="type", tag="text"):
-    text: str
-
-
-class _Message(msgspec.Struct):
-    role: str
-    content: str | list[_TextPart] | None = None
-    tool_calls: list[dict[str, object]] | None = None
 
 
 class _Conversation(msgspec.Struct):
     """One record; the time stamp is in seconds, since any moment."""
 
-    messages: list[_Message]
+    messages: list[Message]
     session_id: int | str | None = None
     id: int | str | None = None
     ts: TimeStamp | None = None
@@ -41,8 +32,7 @@ class ChatFormat(TraceFormat):
     It arrives at `ts`, else at `timestamp`, counted from the first one's, and these must not go
     back; where no record has them, sessions arrive one second apart.
     `ConversationTokenizer.session` says when the turns do. Requests come in order of arrival.
-    A message's text is its content, of parts all the texts, then each tool call as JSON on a
-    line of its own. A conversation that nobody but the assistant speaks in makes no request.
+    A conversation that nobody but the assistant speaks in makes no request.
     """
 
     description = "OpenAI chat messages (messages, session_id or id, ts or timestamp)"
@@ -58,7 +48,8 @@ def _sessions(source: TraceSource, tokenizer: ConversationTokenizer) -> Iterator
     names: set[str] = set()
     first: float | None = None
     start = -1.0
-    for number, conversation in source.records(_Conversation):
+    records = with_messages(source, _Conversation, lambda record: spoken(record.messages))
+    for number, conversation, said in records:
         name = _name(conversation, number)
         stamp = conversation.timestamp if conversation.ts is None else conversation.ts
         if name in names:
@@ -73,14 +64,9 @@ def _sessions(source: TraceSource, tokenizer: ConversationTokenizer) -> Iterator
         if arrival < start:
             source.bad(number, f"starts at {stamp}, before the session before it")
             continue
-        try:
-            messages = [_spoken(message) for message in conversation.messages]
-        except RecursionError as error:
-            source.bad(number, f"a tool call: {error}")
-            continue
         names.add(name)
         start = arrival
-        yield tokenizer.session(name, start, messages)
+        yield tokenizer.session(name, start, said)
 
 
 def _name(conversation: _Conversation, number: int) -> str:
@@ -88,10 +74,3 @@ def _name(conversation: _Conversation, number: int) -> str:
         if name is not None:
             return str(name)
     return str(number)
-
-
-def _spoken(message: _Message) -> Spoken:
-    content = message.content or ""
-    text = content if isinstance(content, str) else "".join(part.text for part in content)
-    calls = "".join(f"\n{msgspec.json.encode(call).decode()}" for call in message.tool_calls or ())
-    return Spoken(message.role, text + calls)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from tokenizers import Tokenizer
 
@@ -18,6 +18,8 @@ ASSISTANT, USER = "assistant", "user"
 
 _TURN_SECONDS = 1.0
 _WORDS_PER_SECOND = 90 / 60
+
+_Record = TypeVar("_Record")
 
 
 class Spoken(NamedTuple):
@@ -59,7 +61,7 @@ class ConversationTokenizer:
     def of(cls, source: TraceSource) -> ConversationTokenizer:
         """With the tokenizer the caller passed; raises `TraceFileError` if there is none."""
         if source.tokenizer is None:
-            reason = "the trace is text and takes a tokenizer to read: pass tokenizer, "
+            reason = "the trace is text and takes a tokenizer to read: pass --tokenizer with "
             raise TraceFileError(
                 source.path, reason + "the path of a tokenizer.json or of a directory with one"
             )
@@ -78,6 +80,12 @@ class ConversationTokenizer:
         the Marconi paper's artifact.
         """
         return Session(start, self._requests(name, start, messages))
+
+    def request(self, name: str, arrival: float, messages: Sequence[Spoken]) -> TraceRequest:
+        """One request that all messages are the prompt of; its reply has zero tokens."""
+        said = "".join(_opening(role) + _rest(text) for role, text in messages)
+        prompt = self._tokens(said + _opening(ASSISTANT))
+        return TraceRequest(name, 0, arrival, prompt, Tokens.plain(()))
 
     def _requests(
         self, name: str, arrival: float, messages: Sequence[Spoken]
@@ -108,6 +116,42 @@ class ConversationTokenizer:
 
     def _tokens(self, text: str) -> Tokens:
         return Tokens.plain(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def with_messages(
+    source: TraceSource, kind: type[_Record], messages: Callable[[_Record], Sequence[Spoken]]
+) -> Iterator[tuple[int, _Record, Sequence[Spoken]]]:
+    """`source.records` with what is said in each; `messages` raises `ValueError` if it cannot say.
+
+    Such a record is reported to `source.bad` and left out.
+    """
+    for number, record in source.records(kind):
+        try:
+            said = messages(record)
+        except ValueError as error:
+            source.bad(number, str(error))
+        else:
+            yield number, record, said
+
+
+def one_a_second(
+    source: TraceSource, kind: type[_Record], messages: Callable[[_Record], Sequence[Spoken]]
+) -> Iterator[TraceRequest]:
+    """Conversations that have no times: they begin one second apart, in the file's order.
+
+    `ConversationTokenizer.session` says when their turns arrive. Requests come in order of
+    arrival. A session is named by its record's number in the file, as errors name it. A
+    conversation that nobody but the assistant speaks in makes no request. For `messages` see
+    `with_messages`.
+
+    Raises `TraceFileError` at once if there is no tokenizer.
+    """
+    tokenizer = ConversationTokenizer.of(source)
+    records = with_messages(source, kind, messages)
+    return interleave(
+        tokenizer.session(str(number), float(start), said)
+        for start, (number, _, said) in enumerate(records)
+    )
 
 
 def interleave(sessions: Iterable[Session]) -> Iterator[TraceRequest]:

@@ -6,8 +6,8 @@ from pathlib import Path
 class TraceError(ValueError):
     """A broken record of a trace.
 
-    `line` counts from 1; it is None in a file that is one JSON array, where `reason` names the
-    item by its index, from 0.
+    `line` counts from 1; it is None in a file that is one JSON array or objects over several
+    lines, where `reason` names the item by its index, from 0.
     """
 
     def __init__(self, path: Path, line: int | None, reason: str) -> None:

@@ -41,7 +41,7 @@ class IncrementalFormat(TraceFormat):
     description = "incremental tokens (session_id, turn_id, ts, new_tokens, output_tokens)"
 
     def recognises(self, fields: Collection[str]) -> bool:
-        return "new_tokens" in fields
+        return "new_tokens" in fields and "keep" not in fields
 
     def read(self, source: TraceSource) -> Iterator[TraceRequest]:
         sessions: defaultdict[str, _Session] = defaultdict(_Session)

@@ -6,12 +6,9 @@ from typing import Annotated
 import msgspec
 
 from sglang_marconi.traces.formats.format import TraceFormat
+from sglang_marconi.traces.formats.mooncake_replies import Hashed, Replies
 from sglang_marconi.traces.formats.source import TimeStamp, TokenId, TraceSource
 from sglang_marconi.traces.requests import TraceRequest
-from sglang_marconi.traces.tokens import Tokens
-
-BLOCK = 512
-"""Tokens in a block; a prompt's last block may be cut short."""
 
 _LONGEST = 2**31 - 1
 
@@ -24,13 +21,16 @@ class _Request(msgspec.Struct):
     output_length: Annotated[int, msgspec.Meta(ge=0, le=_LONGEST)]
     hash_ids: list[TokenId]
 
+    def hashed(self, number: int) -> Hashed:
+        return Hashed(number, self.hash_ids, self.input_length, self.output_length)
+
 
 class MooncakeFormat(TraceFormat):
     """Equal hashes are equal blocks, and equal prefixes up to their end.
 
     The format does not say which request continues which, so every one is a session of its own,
-    named by its line; nor what was replied, so a reply is tokens that occur nowhere else.
-    Requests come in the file's order.
+    named by its line. `Replies` says what they were replied, for which the whole file is read
+    before the first request comes. Requests come in the file's order.
     """
 
     description = "Mooncake (timestamp, input_length, output_length, hash_ids)"
@@ -39,16 +39,12 @@ class MooncakeFormat(TraceFormat):
         return "hash_ids" in fields
 
     def read(self, source: TraceSource) -> Iterator[TraceRequest]:
+        ahead = (request.hashed(number) for number, request in source.whole_records(_Request))
+        replies = Replies(request for request in ahead if request.problem is None)
         for number, request in source.records(_Request):
-            try:
-                prompt = Tokens.blocks(request.hash_ids, BLOCK, request.input_length)
-            except ValueError as error:
-                source.bad(number, str(error))
+            hashed = request.hashed(number)
+            if hashed.problem is not None:
+                source.bad(number, hashed.problem)
                 continue
-            reply = _unnamed(-1 - number, request.output_length)
+            prompt, reply = replies.tokens(hashed)
             yield TraceRequest(str(number), 0, request.timestamp / 1000, prompt, reply)
-
-
-def _unnamed(number: int, length: int) -> Tokens:
-    """One run of `length` tokens, or nothing."""
-    return Tokens.blocks([number], length, length) if length else Tokens.plain(())

@@ -1,6 +1,7 @@
 """A trace file as a stream of JSON records, with one place where broken ones are reported."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from sglang_marconi.traces.formats.errors import TraceError, TraceFileError
+from sglang_marconi.traces.formats.opening import opened
 
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """A token id or block hash: negative numbers are left for tokens that no record names."""
@@ -21,6 +23,8 @@ _BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _BLOCK = 4096
 
+_BOM = b"\xef\xbb\xbf"
+
 _HEAD = 100
 """Records looked at for one that is not broken: the file may be of another kind, and large."""
 
@@ -28,12 +32,16 @@ _T = TypeVar("_T")
 
 
 class TraceSource:
-    """One trace file: each line is a record, or it is one JSON array whose items are.
+    """One trace file, compressed by gzip or not: a stream of JSON records.
 
-    Lines are streamed; an array is held in memory. `tokenizer` is what the caller passed for
-    formats that hold text.
+    Each line is a record, or it is one JSON array whose items are, or, where the first line is
+    an opening brace alone, each object over several lines is. Lines and objects are streamed; an
+    array is held in memory. A byte-order mark before a record is none of it. `tokenizer` is what
+    the caller passed for formats that hold text. `first_number` is that of the first record: a
+    line counts from 1, the item of an array and an object over several lines from 0.
 
-    Raises `TraceFileError` for an empty file and for an array that is not valid JSON.
+    Raises `TraceFileError` for an empty file, for an array that is not valid JSON, and, here or
+    when it is read so far, for compressed bytes that are damaged.
     """
 
     def __init__(
@@ -46,14 +54,20 @@ class TraceSource:
         self.tokenizer = tokenizer
         self._on_bad = on_bad
         self._items: list[msgspec.Raw] | None = None
-        with path.open("rb") as file:
-            blocks = iter(partial(file.read, _BLOCK), b"")
-            start = next(filter(None, map(bytes.lstrip, blocks)), b"")
-        if not start:
+        with opened(path) as file:
+            # Of a line without an end, no more is read than it takes to see what it begins with.
+            pieces = iter(partial(file.readline, _BLOCK), b"")
+            self._start = next(filter(bytes.strip, map(_without_mark, pieces)), b"")
+        if not self._start:
             raise TraceFileError(path, "the file is empty")
-        if start.startswith(b"["):
+        self._over_lines = self._start.strip() == b"{" and self._start.endswith(b"\n")
+        as_array = self._start.lstrip().startswith(b"[")
+        self.first_number = 0 if as_array or self._over_lines else 1
+        if as_array:
+            with opened(path) as file:
+                text = _without_mark(file.read())
             try:
-                self._items = msgspec.json.decode(path.read_bytes(), type=list[msgspec.Raw])
+                self._items = msgspec.json.decode(text, type=list[msgspec.Raw])
             except _BROKEN as error:
                 raise TraceFileError(path, f"not a JSON array: {error}") from error
 
@@ -67,8 +81,12 @@ class TraceSource:
                 continue
         return None
 
+    def columns(self) -> list[str]:
+        """The column names of a file that is a table, with commas between them."""
+        return self._start.decode(errors="replace").strip().split(",")
+
     def records(self, kind: type[_T]) -> Iterator[tuple[int, _T]]:
-        """Every record that decodes as `kind`, with its number: line from 1 or index from 0.
+        """Every record that decodes as `kind`, with its number.
 
         One that does not is reported by `bad`.
         """
@@ -81,12 +99,19 @@ class TraceSource:
             else:
                 yield number, record
 
+    def whole_records(self, kind: type[_T]) -> Iterator[tuple[int, _T]]:
+        """`records` for a look ahead: what does not decode is left out and not reported."""
+        decoder = msgspec.json.Decoder(kind)
+        for number, value in self._values():
+            with suppress(*_BROKEN):
+                yield number, decoder.decode(value)
+
     def bad(self, number: int, reason: str) -> None:
         """Reports the record of this number as broken: to the caller's `on_bad`, if given.
 
         Raises `TraceError` if not.
         """
-        if self._items is None:
+        if self.first_number:
             error = TraceError(self.path, number, reason)
         else:
             error = TraceError(self.path, None, f"item {number}: {reason}")
@@ -98,5 +123,23 @@ class TraceSource:
         if self._items is not None:
             yield from enumerate(self._items)
             return
-        with self.path.open("rb") as file:
-            yield from enumerate(file, start=1)
+        with opened(self.path) as file:
+            lines = map(_without_mark, file)
+            values = _objects(lines) if self._over_lines else lines
+            yield from enumerate(values, self.first_number)
+
+
+def _objects(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Objects over several lines; one ends with a closing brace alone on a line, not indented."""
+    text = bytearray()
+    for line in lines:
+        text += line if text else line.lstrip()
+        if line.rstrip() == b"}":
+            yield bytes(text)
+            text.clear()
+    if text:
+        yield bytes(text)
+
+
+def _without_mark(text: bytes) -> bytes:
+    return text.removeprefix(_BOM)
