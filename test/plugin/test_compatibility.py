@@ -160,12 +160,12 @@ def test_this_sglang_has_every_seam() -> None:
 
 
 def test_a_changed_seam_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    target = "sglang.srt.runtime_context.mamba_track_grid"
-    monkeypatch.setitem(seams.SEAMS, target, ("something_else",))
-    with pytest.raises(seams.IncompatibleSGLang, match=target):
+    changed = seams.table.TRACK_GRID._replace(parameters="something_else")
+    monkeypatch.setattr(seams.check, "SEAMS", (*seams.SEAMS, changed))
+    with pytest.raises(seams.IncompatibleSGLang, match=changed.target):
         seams.check_seams()
-    monkeypatch.setitem(seams.SEAMS, "sglang.srt.runtime_context.gone", ())
-    monkeypatch.setitem(seams.SEAMS, target, ("tree_page",))
+    gone = seams.Seam("sglang.srt.runtime_context.gone", "", seams.Kind.CALL, "")
+    monkeypatch.setattr(seams.check, "SEAMS", (*seams.SEAMS, gone))
     with pytest.raises(seams.IncompatibleSGLang, match=r"runtime_context\.gone"):
         seams.check_seams()
 
@@ -173,7 +173,7 @@ def test_a_changed_seam_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_another_sglang_is_refused_only_when_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     hooks: list[Any] = []
     monkeypatch.setattr(compatibility, "version", lambda _name: "0.5.24")
-    monkeypatch.setattr(plugin, "_hook_after_resolution", hooks.append)
+    monkeypatch.setattr(plugin, "hook", lambda _seam, function: hooks.append(function))
     plugin.register()
     (refuse,) = hooks
     refuse(None, SimpleNamespace(radix_cache_backend=None))
