@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,9 @@ from sglang_marconi.doctor.options import Options, read_options
 from sglang_marconi.seams import SEAMS, Kind, Seam, table
 from sglang_marconi.settings.schema import Settings
 from tiny_model import build_tiny_model
+
+# Here, as to import what the seams are in changes the environment, which no test may do.
+import_module(table.RUN_BATCH.module)
 
 CPU = (
     *("--device", "cpu", "--attention-backend", "torch_native"),
