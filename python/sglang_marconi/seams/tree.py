@@ -143,6 +143,7 @@ _NODES = (
         "belongs to our tree",
     ),
     _override(f"{_LIST}.insert_mru", "self, node", "the policy hears of states"),
+    _override(f"{_LIST}.insert_after", "self, prev_node, node", "an error: not used for states"),
     _override(f"{_LIST}.remove_node", "self, node", "the policy hears of states that go"),
 )
 
