@@ -74,10 +74,10 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     from sglang_marconi.cache.tracked_states import TrackedStates
     from sglang_marconi.observe.build import Listeners
     from sglang_marconi.observe.requests import Admissions
-    from sglang_marconi.settings.schema import parse_settings
+    from sglang_marconi.settings.handover import settings_from_resolved
 
     params = ctx.params
-    settings = parse_settings(params.eviction_policy_config)
+    settings = settings_from_resolved(params.eviction_policy_config)
     # SGLang's own policies would reject our keys.
     params.eviction_policy_config = None
     ranks = attention_ranks(resolving_view(ctx.server_args))
@@ -137,11 +137,14 @@ def _track_every_page(original: Callable[[int], int], tree_page: int) -> int:
 
 def _hook_if_chosen(_result: object, server_args: Any, *, role: str, **_: Any) -> None:
     """In a process that knows its role, and is about to build what has to do with the cache."""
-    if server_args.radix_cache_backend != BACKEND:
-        return
-    from sglang_marconi.settings.schema import parse_settings
+    from sglang.srt.arg_groups.overrides import resolving_view
 
-    settings = parse_settings(server_args.radix_eviction_policy_config)
+    from sglang_marconi.settings.handover import settings_from_resolved
+
+    args = resolving_view(server_args)
+    if args.radix_cache_backend != BACKEND:
+        return
+    settings = settings_from_resolved(args.radix_eviction_policy_config)
     if settings.has_store and role == "scheduler":
         _hook_memory(settings)
     if settings.inspect:
@@ -182,20 +185,31 @@ def _add_routes(_result: None, state: Any) -> None:
 
 
 def _check_if_chosen(_result: None, server_args: Any) -> None:
+    """Check what a server was given, once, and hand its settings on.
+
+    SGLang resolves in each process, but what was declared travels with the arguments: from here
+    on all processes have the same settings, whatever becomes of the file that they came from.
+    """
     from sglang.srt.arg_groups.model_override_base import model_config_of
-    from sglang.srt.arg_groups.overrides import resolving_view
+    from sglang.srt.arg_groups.overrides import declare_resolution, resolving_view
 
     from sglang_marconi.cache.pricing import price_config
+    from sglang_marconi.settings.handover import to_resolved
     from sglang_marconi.settings.schema import parse_settings
 
     args = resolving_view(server_args)
-    if args.radix_cache_backend == BACKEND:
-        check_seams()
-        check_arguments(args)
-        settings = parse_settings(args.radix_eviction_policy_config)
-        price_config(
-            model_config_of(server_args).hf_config, settings, tp_size=attention_ranks(args)
-        )
+    if args.radix_cache_backend != BACKEND:
+        return
+    given = args.radix_eviction_policy_config
+    if given is not server_args.radix_eviction_policy_config:
+        return  # Declared below, by this process or by the one that started it.
+    check_seams()
+    settings = parse_settings(given)
+    check_arguments(args, settings)
+    price_config(model_config_of(server_args).hf_config, settings, tp_size=attention_ranks(args))
+    declare_resolution(
+        server_args, "sglang_marconi", radix_eviction_policy_config=to_resolved(settings)
+    )
 
 
 class _Refuse:

@@ -23,7 +23,7 @@ RESOLVE = Seam(
     f"{_SRT}.server_args.ServerArgs.resolve_once",
     "self",
     Kind.AFTER,
-    "refuse bad use before the load",
+    "read the settings once; refuse bad use before the load",
 )
 PUBLISH = Seam(
     f"{_SRT}.runtime_context.publish",
@@ -166,6 +166,12 @@ _OTHERS = (
         None,
         Kind.READ,
         "`doctor`: whether the arguments can be read as resolved ones",
+    ),
+    Seam(
+        f"{_SRT}.arg_groups.overrides.declare_resolution",
+        "server_args, source, fields",
+        Kind.CALL,
+        "hand the settings on to the other processes",
     ),
     Seam(
         f"{_SRT}.runtime_context.derive_attn_tp_size",
