@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from packaging.specifiers import SpecifierSet
 
 from sglang_marconi.seams import IncompatibleSGLang
-from sglang_marconi.settings.schema import Settings, parse_settings
+from sglang_marconi.settings.schema import Settings
 
 BACKEND = "marconi"
 SUPPORTED_SGLANG = SpecifierSet(">=0.5.23,<0.5.24")
@@ -214,15 +214,15 @@ def _has_side_states(args: Any) -> bool:
     return bool(getattr(config, "ple_layer_ids", None))
 
 
-def check_arguments(args: Any) -> None:
+def check_arguments(args: Any, settings: Settings) -> None:
     """Refuse what the backend cannot serve.
 
     Args:
         args: SGLang's arguments after their resolution (``resolving_view``).
+        settings: what ``--radix-eviction-policy-config`` says.
 
     Raises:
         UnsupportedConfiguration: the message names the option and the reason.
-        SettingsError: ``--radix-eviction-policy-config`` is malformed.
     """
     for refusal in REFUSALS:
         if refusal.applies(args):
@@ -233,6 +233,6 @@ def check_arguments(args: Any) -> None:
             f"delta net, KDA, short convolution, ...); {args.model_path} has none that SGLang "
             "caches. Omit the option: SGLang's own cache serves attention-only models."
         )
-    for refusal in store_refusals(parse_settings(args.radix_eviction_policy_config)):
+    for refusal in store_refusals(settings):
         if refusal.applies(args):
             raise UnsupportedConfiguration(str(refusal))

@@ -1,32 +1,8 @@
-"""The one place that touches SGLang's registries and hooks.
+"""What SGLang loads: registers the backend, and hooks what it needs, when it is needed.
 
-| seam of SGLang                                        | kind   | what for                        |
-|-------------------------------------------------------|--------|---------------------------------|
-| ``register_radix_cache_backend``                      | public | the name ``marconi``            |
-| ``CacheInitParams.component_registry_override``       | public | our components of the tree      |
-| ``register_tree_core_backend``                        | public | our tree, which they report to  |
-| ``ServerArgs.resolve_once`` (after)                   | hook   | refuse bad use before the load  |
-| ``PrefillAdder._select_prefill_admission`` (around)   | hook   | end a first chunk on the branch |
-| ``PrefillAdder.add_chunked_req`` (around)             | hook   | end a later chunk on the branch |
-| ``runtime_context.mamba_track_grid`` (around)         | hook   | pages > 1: track at every page  |
-| ``ScheduleBatch.prepare_for_decode`` (before)         | hook   | where the next state is tracked |
-| ``Scheduler.run_batch`` (before)                      | hook   | what each tracking slot holds   |
-| ``PrefillAdder._commit_prefill_admission`` (after)    | hook   | observed: what a request reuses |
-| ``SchedulerInternalStateController``:                 |        |                                 |
-| ``_update_handlers`` (after)                          | hook   | policy and alpha while serving  |
-| ``runtime_context.publish`` (after)                   | hook   | the hooks below, if asked for   |
-| ``KVCacheConfigurator._handle_max_mamba_cache``       | hook   | slots become the store's bytes  |
-| ``KVCacheConfigurator._calculate_mamba_ratio``        | hook   | slots that a request needs then |
-| ``maybe_init_int8_mamba_checkpoint_pool`` (around)    | hook   | build the store                 |
-| ``SchedulerWeightUpdaterManager``:                    |        |                                 |
-| ``release_memory_occupation`` (before)                | hook   | a store ends its work first     |
-| ``io_struct.hook_custom_types``, a control request    | public | the page: ask the scheduler     |
-| ``Scheduler.init_request_dispatcher`` (after)         | hook   | the page: answer                |
-| ``http_server.set_global_state`` (after)              | hook   | the page: its routes            |
-
-The hooks on the scheduler are applied only in a process that builds our cache, those on its
-memory only where the settings ask for a store of checkpoints, those of the page where they ask
-for it. What SGLang's functions must look like for them (``seams.SEAMS``) is checked once the
+Every seam is in ``seams.table``; ``docs/seams.md`` shows it. The hooks on the scheduler are applied
+only in a process that builds our cache, those on its memory only where the settings ask for a
+store of checkpoints, those of the page where they ask for it. The whole table is checked once the
 backend is chosen, before a model is loaded. On a machine without an accelerator ``cpu.install``
 adds the recurrent operations.
 """
@@ -40,21 +16,11 @@ from typing import TYPE_CHECKING, Any
 from sglang_marconi import cpu
 from sglang_marconi.compatibility import BACKEND, attention_ranks, check_arguments, check_version
 from sglang_marconi.seams import (
-    ADDER,
-    CHECKPOINT_POOL,
-    COMMIT_ADMISSION,
-    CONFIGURATOR,
-    DECODE,
-    DISPATCHER,
-    HTTP,
-    PUBLISH,
-    RELEASE_MEMORY,
-    RESOLVE,
-    RUN_BATCH,
-    TRACK_GRID,
-    UPDATES,
     IncompatibleSGLang,
+    apply_hooks,
     check_seams,
+    hook,
+    table,
 )
 
 if TYPE_CHECKING:
@@ -82,7 +48,7 @@ def register() -> None:
         check_version()
         cpu.install()
     except IncompatibleSGLang as error:
-        _hook_after_resolution(_Refuse(error))
+        hook(table.RESOLVE, _Refuse(error))
         return
     from sglang.srt.mem_cache.registry import register_radix_cache_backend
     from sglang.srt.mem_cache.unified_cache.tree_core_registry import register_tree_core_backend
@@ -91,15 +57,14 @@ def register() -> None:
 
     register_radix_cache_backend(BACKEND, build_cache)
     register_tree_core_backend(TREE_CORE, build_tree_core)
-    _hook_after_resolution(_check_if_chosen)
-    _hook_after(PUBLISH, _hook_if_chosen)
+    hook(table.RESOLVE, _check_if_chosen)
+    hook(table.PUBLISH, _hook_if_chosen)
 
 
 def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     """The factory behind ``--radix-cache-backend marconi``; runs in the scheduler process."""
     from sglang.srt.arg_groups.overrides import resolving_view
     from sglang.srt.mem_cache.registry import create_unified_radix_cache
-    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     from sglang_marconi.cache.branch_cut import cut_admission, cut_continuation
     from sglang_marconi.cache.live_policy import LivePolicy
@@ -109,10 +74,10 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     from sglang_marconi.cache.tracked_states import TrackedStates
     from sglang_marconi.observe.build import Listeners
     from sglang_marconi.observe.requests import Admissions
-    from sglang_marconi.settings.schema import parse_settings
+    from sglang_marconi.settings.handover import settings_from_resolved
 
     params = ctx.params
-    settings = parse_settings(params.eviction_policy_config)
+    settings = settings_from_resolved(params.eviction_policy_config)
     # SGLang's own policies would reject our keys.
     params.eviction_policy_config = None
     ranks = attention_ranks(resolving_view(ctx.server_args))
@@ -120,22 +85,22 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     pool = params.req_to_token_pool
     if has_store(pool):
         pool.mamba_ckpt_pool.attach(pool.mamba_pool, stream_of_requests(ctx))
-        HookRegistry.register(RELEASE_MEMORY, pool.mamba_ckpt_pool.release, HookType.BEFORE)
+        hook(table.RELEASE_MEMORY, pool.mamba_ckpt_pool.release)
     cost = with_pools(cost, params)
     listeners = Listeners(settings, params)
     policy = LivePolicy(settings, cost, params, listeners.observer)
     tracked = TrackedStates()
     choose_components(params, policy.eviction, policy.tuning, listeners.observer, tracked=tracked)
-    HookRegistry.register(f"{ADDER}._select_prefill_admission", cut_admission, HookType.AROUND)
-    HookRegistry.register(f"{ADDER}.add_chunked_req", cut_continuation, HookType.AROUND)
-    HookRegistry.register(TRACK_GRID, _track_every_page, HookType.AROUND)
-    HookRegistry.register(DECODE, tracked.before_decode, HookType.BEFORE)
-    HookRegistry.register(RUN_BATCH, tracked.launched, HookType.BEFORE)
-    HookRegistry.register(UPDATES, partial(add_updates, policy), HookType.AFTER)
+    hook(table.SELECT_ADMISSION, cut_admission)
+    hook(table.ADD_CHUNKED, cut_continuation)
+    hook(table.TRACK_GRID, _track_every_page)
+    hook(table.DECODE, tracked.before_decode)
+    hook(table.RUN_BATCH, tracked.launched)
+    hook(table.UPDATES, partial(add_updates, policy))
     if listeners.observer is not None:
         admissions = Admissions(listeners.observer)
-        HookRegistry.register(COMMIT_ADMISSION, admissions.admitted, HookType.AFTER)
-    HookRegistry.apply_hooks()
+        hook(table.COMMIT_ADMISSION, admissions.admitted)
+    apply_hooks()
     cache = create_unified_radix_cache(ctx, cache_class=MarconiRadixCache)
     listeners.attach(cache, cost, params)
     return cache
@@ -170,23 +135,16 @@ def _track_every_page(original: Callable[[int], int], tree_page: int) -> int:
     return tree_page if tree_page > 1 else original(tree_page)
 
 
-def _hook_after_resolution(hook: Callable[[None, Any], None]) -> None:
-    _hook_after(RESOLVE, hook)
-
-
-def _hook_after(target: str, hook: Callable[..., None]) -> None:
-    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
-
-    HookRegistry.register(target, hook, HookType.AFTER)
-
-
 def _hook_if_chosen(_result: object, server_args: Any, *, role: str, **_: Any) -> None:
     """In a process that knows its role, and is about to build what has to do with the cache."""
-    if server_args.radix_cache_backend != BACKEND:
-        return
-    from sglang_marconi.settings.schema import parse_settings
+    from sglang.srt.arg_groups.overrides import resolving_view
 
-    settings = parse_settings(server_args.radix_eviction_policy_config)
+    from sglang_marconi.settings.handover import settings_from_resolved
+
+    args = resolving_view(server_args)
+    if args.radix_cache_backend != BACKEND:
+        return
+    settings = settings_from_resolved(args.radix_eviction_policy_config)
     if settings.has_store and role == "scheduler":
         _hook_memory(settings)
     if settings.inspect:
@@ -195,59 +153,63 @@ def _hook_if_chosen(_result: object, server_args: Any, *, role: str, **_: Any) -
 
 def _hook_memory(settings: Settings) -> None:
     """The hooks of ``cache.memory_split``."""
-    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
-
     from sglang_marconi.cache.memory_split import StoreBuilder
 
     store = StoreBuilder(settings)
-    for target, hook in {
-        f"{CONFIGURATOR}._handle_max_mamba_cache": store.split,
-        f"{CONFIGURATOR}._calculate_mamba_ratio": store.slots_of_a_request,
-        CHECKPOINT_POOL: store.build_pool,
-    }.items():
-        HookRegistry.register(target, hook, HookType.AROUND)
-    HookRegistry.apply_hooks()
+    hook(table.SIZE_STATES, store.split)
+    hook(table.SLOTS_OF_A_REQUEST, store.slots_of_a_request)
+    hook(table.CHECKPOINT_POOL, store.build_pool)
+    apply_hooks()
 
 
 def _hook_inspection(role: str) -> None:
     """The page ``/marconi``: who asks, who passes it on, who answers."""
-    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
-
     from sglang_marconi.observe.inspection import exchange
 
     exchange.teach_types()
     if role == "scheduler":
-        HookRegistry.register(DISPATCHER, exchange.answer, HookType.AFTER)
+        hook(table.DISPATCHER, exchange.answer)
     elif role == "tokenizer":
         exchange.teach_tokenizer()
         # Not so in a process that serves no HTTP, such as an Engine's.
-        if HTTP in sys.modules:
-            HookRegistry.register(f"{HTTP}.set_global_state", _add_routes, HookType.AFTER)
-    HookRegistry.apply_hooks()
+        if table.HTTP in sys.modules:
+            hook(table.SET_STATE, _add_routes)
+    apply_hooks()
 
 
 def _add_routes(_result: None, state: Any) -> None:
     from sglang_marconi.observe.inspection import exchange
     from sglang_marconi.observe.inspection.routes import add_routes
 
-    add_routes(sys.modules[HTTP].app, partial(exchange.ask, state.tokenizer_manager))
+    add_routes(sys.modules[table.HTTP].app, partial(exchange.ask, state.tokenizer_manager))
 
 
 def _check_if_chosen(_result: None, server_args: Any) -> None:
+    """Check what a server was given, once, and hand its settings on.
+
+    SGLang resolves in each process, but what was declared travels with the arguments: from here
+    on all processes have the same settings, whatever becomes of the file that they came from.
+    """
     from sglang.srt.arg_groups.model_override_base import model_config_of
-    from sglang.srt.arg_groups.overrides import resolving_view
+    from sglang.srt.arg_groups.overrides import declare_resolution, resolving_view
 
     from sglang_marconi.cache.pricing import price_config
+    from sglang_marconi.settings.handover import to_resolved
     from sglang_marconi.settings.schema import parse_settings
 
     args = resolving_view(server_args)
-    if args.radix_cache_backend == BACKEND:
-        check_seams()
-        check_arguments(args)
-        settings = parse_settings(args.radix_eviction_policy_config)
-        price_config(
-            model_config_of(server_args).hf_config, settings, tp_size=attention_ranks(args)
-        )
+    if args.radix_cache_backend != BACKEND:
+        return
+    given = args.radix_eviction_policy_config
+    if given is not server_args.radix_eviction_policy_config:
+        return  # Declared below, by this process or by the one that started it.
+    check_seams()
+    settings = parse_settings(given)
+    check_arguments(args, settings)
+    price_config(model_config_of(server_args).hf_config, settings, tp_size=attention_ranks(args))
+    declare_resolution(
+        server_args, "sglang_marconi", radix_eviction_policy_config=to_resolved(settings)
+    )
 
 
 class _Refuse:

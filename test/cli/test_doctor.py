@@ -6,23 +6,28 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from sglang_marconi import seams
 from sglang_marconi.cli import main
 from sglang_marconi.compatibility import Refusal
 from sglang_marconi.cost import ModelCost, preset_config
 from sglang_marconi.cost.encoding import RecurrentPart
+from sglang_marconi.cpu import replacements
 from sglang_marconi.doctor import Finding, examine, installation, server
 from sglang_marconi.doctor.memory import Plan, memory_finding
 from sglang_marconi.doctor.model import model_findings
 from sglang_marconi.doctor.options import Options, read_options
+from sglang_marconi.seams import SEAMS, Kind, Seam, table
 from sglang_marconi.settings.schema import Settings
 from tiny_model import build_tiny_model
+
+# Here, as to import what the seams are in changes the environment, which no test may do.
+import_module(table.RUN_BATCH.module)
 
 CPU = (
     *("--device", "cpu", "--attention-backend", "torch_native"),
@@ -166,13 +171,27 @@ def test_a_plugin_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch
 
 
 def test_every_seam_that_differs_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(seams.SEAMS, "sglang.srt.runtime_context.mamba_track_grid", ("other",))
-    monkeypatch.setitem(seams.SEAMS, "sglang.srt.runtime_context.gone", ())
+    changed = table.TRACK_GRID._replace(parameters="other")
+    gone = Seam("sglang.srt.runtime_context.gone", "", Kind.CALL, "")
+    monkeypatch.setattr(server, "SEAMS", (changed, *SEAMS, gone))
     found: list[Finding] = []
     server._check_seams(found.append)
     assert [finding.status for finding in found] == ["problem", "problem"]
     assert "mamba_track_grid" in found[0].found
     assert "runtime_context.gone" in found[1].found
+
+
+def test_what_stands_in_for_an_accelerator_is_checked_where_there_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gone = Seam("sglang.kernels.ops.mamba.gone", "", Kind.REPLACE, "")
+    monkeypatch.setattr(replacements, "SEAMS", (gone,))
+    for accelerated in (False, True):
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda here=accelerated: here)
+        found: list[Finding] = []
+        server._check_seams(found.append)
+        assert found[0].status == ("ok" if accelerated else "problem")
+        assert ("mamba.gone" in found[0].found) is not accelerated
 
 
 LLAMA = {

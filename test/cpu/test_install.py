@@ -6,8 +6,7 @@ import sys
 import pytest
 import torch
 from sglang_marconi.cpu import replacements
-from sglang_marconi.cpu.replacements import Replacement, check
-from sglang_marconi.seams import IncompatibleSGLang
+from sglang_marconi.seams import IncompatibleSGLang, Kind, Seam, check_seam
 
 
 def test_importing_the_package_loads_neither_torch_nor_sglang() -> None:
@@ -18,13 +17,13 @@ def test_importing_the_package_loads_neither_torch_nor_sglang() -> None:
 
 def test_missing_function_is_named() -> None:
     with pytest.raises(IncompatibleSGLang, match=r"json\.no_such_function"):
-        check(Replacement("json.no_such_function", lambda: None, ()))
+        check_seam(Seam("json.no_such_function", "", Kind.REPLACE, ""))
 
 
 def test_other_parameters_are_named() -> None:
     with pytest.raises(IncompatibleSGLang, match=r"textwrap\.indent.*text, prefix, predicate"):
-        check(Replacement("textwrap.indent", lambda: None, ("text", "prefix")))
-    check(Replacement("textwrap.indent", lambda: None, ("text", "prefix"), after=True))
+        check_seam(Seam("textwrap.indent", "text, prefix", Kind.REPLACE, ""))
+    check_seam(Seam("textwrap.indent", "text, prefix, ...", Kind.AFTER, ""))
 
 
 def test_nothing_happens_where_there_is_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +52,7 @@ assert install() and install()
 from sglang.srt.plugins.hook_registry import HookRegistry
 HookRegistry.apply_hooks()
 from sglang_marconi.cpu.replacements import REPLACEMENTS
-assert {r.target for r in REPLACEMENTS} <= HookRegistry._patched
+assert {r.seam.target for r in REPLACEMENTS} <= HookRegistry._patched
 from sglang.srt.layers.attention.mamba import mamba as mixer
 weight, x = torch.randn(4, 3), torch.randn(2, 4)
 plain = conv1d.causal_conv1d_update(x, torch.ones(2, 4, 2), weight, None, "silu")

@@ -36,7 +36,6 @@ ACCEPTED: dict[str, Any] = {
     "pp_size": 1,
     "uses_mamba_radix_cache": True,
     "model_path": "some/model",
-    "radix_eviction_policy_config": None,
 }
 
 
@@ -45,7 +44,7 @@ def arguments(**changed: Any) -> SimpleNamespace:
 
 
 def test_a_hybrid_model_is_accepted() -> None:
-    check_arguments(arguments())
+    check_arguments(arguments(), Settings())
 
 
 @pytest.mark.parametrize(
@@ -71,7 +70,7 @@ def test_a_hybrid_model_is_accepted() -> None:
 )
 def test_what_cannot_be_honoured_is_named(changed: dict[str, Any], named: str) -> None:
     with pytest.raises(UnsupportedConfiguration, match=named):
-        check_arguments(arguments(**changed))
+        check_arguments(arguments(**changed), Settings())
 
 
 @pytest.mark.parametrize(
@@ -79,10 +78,10 @@ def test_what_cannot_be_honoured_is_named(changed: dict[str, Any], named: str) -
 )
 def test_a_switch_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "0")
-    check_arguments(arguments())
+    check_arguments(arguments(), Settings())
     monkeypatch.setenv(name, "1")
     with pytest.raises(UnsupportedConfiguration, match=name):
-        check_arguments(arguments())
+        check_arguments(arguments(), Settings())
 
 
 def test_a_model_with_sliding_windows_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,9 +90,9 @@ def test_a_model_with_sliding_windows_is_named(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(model_override_base, "model_config_of", lambda _, found=config: found)
         if windows:
             with pytest.raises(UnsupportedConfiguration, match="sliding windows"):
-                check_arguments(arguments())
+                check_arguments(arguments(), Settings())
         else:
-            check_arguments(arguments())
+            check_arguments(arguments(), Settings())
 
 
 def test_what_is_refused_is_there_in_sglang() -> None:
@@ -105,7 +104,7 @@ def test_what_is_refused_is_there_in_sglang() -> None:
 
 def test_settings_name_the_key_the_value_and_what_is_allowed() -> None:
     with pytest.raises(SettingsError, match=r"'alhpa'.*0\.5.*allowed keys"):
-        check_arguments(arguments(radix_eviction_policy_config={"alhpa": 0.5}))
+        parse_settings({"alhpa": 0.5})
     with pytest.raises(SettingsError, match="JSON object"):
         parse_settings([1])  # type: ignore[arg-type]
     assert parse_settings(None) == Settings()
@@ -160,12 +159,12 @@ def test_this_sglang_has_every_seam() -> None:
 
 
 def test_a_changed_seam_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    target = "sglang.srt.runtime_context.mamba_track_grid"
-    monkeypatch.setitem(seams.SEAMS, target, ("something_else",))
-    with pytest.raises(seams.IncompatibleSGLang, match=target):
+    changed = seams.table.TRACK_GRID._replace(parameters="something_else")
+    monkeypatch.setattr(seams.check, "SEAMS", (*seams.SEAMS, changed))
+    with pytest.raises(seams.IncompatibleSGLang, match=changed.target):
         seams.check_seams()
-    monkeypatch.setitem(seams.SEAMS, "sglang.srt.runtime_context.gone", ())
-    monkeypatch.setitem(seams.SEAMS, target, ("tree_page",))
+    gone = seams.Seam("sglang.srt.runtime_context.gone", "", seams.Kind.CALL, "")
+    monkeypatch.setattr(seams.check, "SEAMS", (*seams.SEAMS, gone))
     with pytest.raises(seams.IncompatibleSGLang, match=r"runtime_context\.gone"):
         seams.check_seams()
 
@@ -173,7 +172,7 @@ def test_a_changed_seam_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_another_sglang_is_refused_only_when_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     hooks: list[Any] = []
     monkeypatch.setattr(compatibility, "version", lambda _name: "0.5.24")
-    monkeypatch.setattr(plugin, "_hook_after_resolution", hooks.append)
+    monkeypatch.setattr(plugin, "hook", lambda _seam, function: hooks.append(function))
     plugin.register()
     (refuse,) = hooks
     refuse(None, SimpleNamespace(radix_cache_backend=None))

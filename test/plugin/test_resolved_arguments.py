@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
+from sglang_marconi.settings.schema import Settings
 from tiny_model import build_tiny_model
 
 # Arguments, and over how many ranks SGLang divides the heads of its attention.
@@ -65,6 +67,30 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
+_HAND_ON = """
+import json, pickle, sys
+from pathlib import Path
+from sglang.srt.arg_groups.overrides import resolving_view
+from sglang.srt.plugins import load_plugins
+from sglang.srt.runtime_context import get_memory, publish
+from sglang.srt.server_args import prepare_server_args
+
+load_plugins()
+arguments, file, changed = json.loads(sys.argv[1])
+server_args = prepare_server_args(arguments)
+server_args.resolve_once()
+Path(file).write_text(changed)
+# As SGLang hands them to the processes that it starts, and starts anew.
+for _ in range(2):
+    server_args = pickle.loads(pickle.dumps(server_args))
+    publish(server_args, role="scheduler")
+    server_args.resolve_once()
+    found = (resolving_view(server_args), get_memory())
+    read = [each.radix_eviction_policy_config for each in found]
+    print("found", json.dumps([*read, server_args.resolved_dict()["radix_eviction_policy_config"]]))
+"""
+
+
 class Resolved(NamedTuple):
     """Ranks before and after; strategy, whether it overlaps no schedules, and what was wrong."""
 
@@ -89,19 +115,26 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"nemotron": nemotron, "lfm2": lfm2}
 
 
-def resolve(cases: list[tuple[Path, tuple[str, ...]]]) -> list[Resolved]:
-    """Have SGLang resolve each; that writes to the environment, so it is done elsewhere."""
-    asked: list[Any] = [["--model-path", str(model), *_CPU, *more] for model, more in cases]
+def run(script: str, asked: list[Any]) -> list[Any]:
+    """What a script finds; SGLang writes to its environment, so that is done elsewhere."""
     ended = subprocess.run(
-        [sys.executable, "-c", _RESOLVE, json.dumps(asked)],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", SWITCH: "1"},
+        [sys.executable, "-c", script, json.dumps(asked)],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
     lines = [line for line in ended.stdout.splitlines() if line.startswith("found ")]
-    return [Resolved(*json.loads(line.removeprefix("found "))) for line in lines]
+    return [json.loads(line.removeprefix("found ")) for line in lines]
+
+
+def resolve(cases: list[tuple[Path, tuple[str, ...]]]) -> list[Resolved]:
+    """Have SGLang resolve each."""
+    asked: list[Any] = [["--model-path", str(model), *_CPU, *more] for model, more in cases]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(SWITCH, "1")
+        return [Resolved(*found) for found in run(_RESOLVE, asked)]
 
 
 def test_arguments_as_sglang_resolves_them(models: dict[str, Path]) -> None:
@@ -130,3 +163,17 @@ def test_arguments_as_sglang_resolves_them(models: dict[str, Path]) -> None:
     assert (only.strategy, only.no_overlap, only.error) == ("no_buffer", True, "")
     assert "extra_buffer is not supported for Lfm2ForCausalLM" in not_there.error
     assert SWITCH in refused.error
+
+
+@pytest.mark.parametrize("changed", ['policy = "auto"', "nonsense"])
+def test_settings_are_read_once_and_the_same_in_all_processes(
+    models: dict[str, Path], tmp_path: Path, changed: str
+) -> None:
+    file, config = tmp_path / "settings.toml", tmp_path / "server.yaml"
+    file.write_text('policy = "marconi"\nencoding = "int8"')
+    option = json.dumps({"file": str(file), "alpha": 2})
+    config.write_text(f"radix-cache-backend: marconi\nradix-eviction-policy-config: '{option}'\n")
+    arguments = ["--model-path", str(models["nemotron"]), *_CPU, "--config", str(config)]
+    settings = msgspec.to_builtins(Settings(policy="marconi", alpha=2, encoding="int8"))
+    assert run(_HAND_ON, [arguments, str(file), changed]) == [[settings] * 3] * 2
+    assert file.read_text() == changed

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -120,7 +122,9 @@ engine = sglang.Engine(
     model_path=sys.argv[1], radix_cache_backend="marconi", device="cpu", dtype="float32",
     attention_backend="torch_native", sampling_backend="pytorch",
     max_total_tokens=8192, max_mamba_cache_size=32, max_running_requests=4,
+    radix_eviction_policy_config={"file": sys.argv[2]},
 )
+print("given", engine.get_server_info()["radix_eviction_policy_config"]["policy"], flush=True)
 prompt = list(range(300, 500))
 for i in range(3):
     answer = engine.generate(
@@ -134,18 +138,32 @@ engine.shutdown()
 def test_engine(model: Path, tmp_path: Path) -> None:
     script = tmp_path / "engine.py"
     script.write_text(f"if __name__ == '__main__':\n{_indented(ENGINE)}")
+    settings = tmp_path / "settings.toml"
+    _write_for_one_reader(settings, 'policy = "marconi"\nalpha = 1\ncheckpoint_memory = 0.5\n')
     started = time.monotonic()
     run = subprocess.run(
-        [sys.executable, str(script), str(model)],
+        [sys.executable, str(script), str(model), str(settings)],
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
-    lines = [line for line in run.stdout.splitlines() if line.startswith("cached ")]
-    assert lines == ["cached 0", "cached 0", "cached 200"], (
+    lines = [line for line in run.stdout.splitlines() if line.startswith(("given ", "cached "))]
+    assert lines == ["given marconi", "cached 0", "cached 0", "cached 200"], (
         run.stderr[-3000:] + f"\nafter {time.monotonic() - started:.0f} s"
     )
+
+
+def _write_for_one_reader(path: Path, text: str) -> None:
+    """A file that is gone once it was read."""
+    os.mkfifo(path)
+
+    def write() -> None:
+        with path.open("w") as pipe:
+            path.unlink()
+            pipe.write(text)
+
+    threading.Thread(target=write, daemon=True).start()
 
 
 def _indented(text: str) -> str:

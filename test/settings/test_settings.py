@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sglang_marconi.settings import schema
+from sglang_marconi.settings.handover import settings_from_resolved, to_resolved
 from sglang_marconi.settings.schema import (
     OPTION,
     Given,
@@ -184,3 +185,21 @@ def test_every_setting_is_in_the_documents_as_it_is_described() -> None:
         assert setting.text
         default = msgspec.json.encode(setting.default).decode()
         assert f"| `{setting.key}` | `{default}` | {setting.text} |" in rows
+
+
+def test_settings_are_handed_on_as_they_are() -> None:
+    cases: list[dict[str, Any]] = [
+        {},
+        {"policy": "marconi", "alpha": 2},
+        {"checkpoint_memory": "8GB"},
+    ]
+    for values in cases:
+        parsed = parse_settings(values)
+        resolved = msgspec.json.decode(msgspec.json.encode(to_resolved(parsed)))
+        assert settings_from_resolved(resolved) == parsed
+
+
+@pytest.mark.parametrize("resolved", [None, {}, {"policy": "auto"}, {"file": "settings.toml"}])
+def test_settings_that_were_not_handed_on_are_an_error(resolved: Any) -> None:
+    with pytest.raises(SettingsError, match=f"{OPTION}: the process that started"):
+        settings_from_resolved(resolved)

@@ -8,6 +8,9 @@
 | KV becomes a leaf that may go    | the tree's set of such leaves (``LeafSet``)         |
 | an insertion                     | ``begin_insert``: a tick of the policy's clock      |
 | a state is used, locked          | ``MarconiMambaComponent``                           |
+
+A change of the list or of the set in a way that SGLang does not use today would go unseen, so it
+is an error.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from sglang_marconi.cache import tree_check
 from sglang_marconi.events import Added, Cleared, Dropped, Observer, Removed, Split
 from sglang_marconi.policy.eviction import EvictionPolicy
 from sglang_marconi.policy.ledger import PrefixNode
+from sglang_marconi.seams import IncompatibleSGLang
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,6 +96,18 @@ class MarconiTreeCore(UnifiedTreeCore):
         tree_check.check(self)
 
 
+def _unseen(owner: str, method: str) -> Callable[..., Any]:
+    """A method that SGLang did not call of ``owner`` when this was written."""
+
+    def refuse(*_: object, **__: object) -> Any:
+        raise IncompatibleSGLang(
+            f"SGLang called {method} of {owner}: a change that sglang-marconi's eviction policy "
+            "does not hear of"
+        )
+
+    return refuse
+
+
 class StateList(UnifiedLRUList):
     """The nodes with a state, in SGLang's order of use; a change of them is reported."""
 
@@ -107,11 +123,17 @@ class StateList(UnifiedLRUList):
         super().insert_mru(node)
         self._tree.policy.store_state(self._tree.prefix(node))
 
+    # For what a split leaves with the upper node, which is no state.
+    insert_after = _unseen("the list of states", "insert_after")
+
     def remove_node(self, node: UnifiedTreeNode) -> None:
         super().remove_node(node)
         prefix = self._tree.prefix(node)
         self._tree.policy.drop_state(prefix)
         self._tree.report(Dropped, prefix)
+
+
+_LEAVES = "the set of leaves that may be evicted"
 
 
 class LeafSet(set[Any]):
@@ -133,3 +155,15 @@ class LeafSet(set[Any]):
         if node in self:
             super().discard(node)
             self._tree.policy.withdraw_leaf(self._tree.prefix(node))
+
+    remove = _unseen(_LEAVES, "remove")
+    pop = _unseen(_LEAVES, "pop")
+    clear = _unseen(_LEAVES, "clear")
+    update = _unseen(_LEAVES, "update")
+    difference_update = _unseen(_LEAVES, "difference_update")
+    intersection_update = _unseen(_LEAVES, "intersection_update")
+    symmetric_difference_update = _unseen(_LEAVES, "symmetric_difference_update")
+    __ior__ = _unseen(_LEAVES, "__ior__")
+    __isub__ = _unseen(_LEAVES, "__isub__")
+    __iand__ = _unseen(_LEAVES, "__iand__")
+    __ixor__ = _unseen(_LEAVES, "__ixor__")

@@ -30,7 +30,7 @@ from sglang_marconi.doctor.findings import Finding, Status
 from sglang_marconi.doctor.memory import Plan, memory_finding
 from sglang_marconi.doctor.model import model_findings
 from sglang_marconi.doctor.options import SETTINGS_REMEDY, read_options
-from sglang_marconi.seams import IncompatibleSGLang, seam_differences
+from sglang_marconi.seams import SEAMS, IncompatibleSGLang, Seam, seam_differences
 from sglang_marconi.settings.schema import Settings, SettingsError, parse_settings
 
 _CPU_ARGUMENTS = (
@@ -76,9 +76,9 @@ def check_server(arguments: Sequence[str], say: Say) -> None:
     """Report on the device, SGLang's seams and, if arguments name a model, on its server."""
     try:
         device = _check_device(arguments, say)
-        _check_loader(say)
+        registered = _check_loader(say)
         _check_seams(say)
-        if read_options(arguments).model is not None:
+        if registered and read_options(arguments).model is not None:
             _check_arguments([*arguments, *device.stands_in], device, say)
     except _Stopped:
         pass
@@ -126,7 +126,8 @@ def _check_device(arguments: Sequence[str], say: Say) -> _Device:
     return _Device("cpu", _CPU_ARGUMENTS)
 
 
-def _check_loader(say: Say) -> None:
+def _check_loader(say: Say) -> bool:
+    """Whether SGLang loaded the plugin, and the plugin found SGLang to fit."""
     with _stage(say, "loader", f"{_REINSTALL} sglang"):
         from sglang.srt.mem_cache.registry import registered_radix_cache_backends
         from sglang.srt.plugins import load_plugins
@@ -138,20 +139,31 @@ def _check_loader(say: Say) -> None:
                     "loader",
                     "problem",
                     f"SGLang's plugin loader did not register the backend {BACKEND}",
-                    "see the rows above, and SGLang's log at its start",
+                    "see the rows above and below, and SGLang's log at its start",
                 )
             )
-            raise _Stopped
+            return False
     say(Finding("loader", "ok", f"SGLang's plugin loader registered the backend {BACKEND}"))
+    return True
 
 
 def _check_seams(say: Say) -> None:
-    differences = list(seam_differences())
+    differences = list(seam_differences(_seams_here()))
     if not differences:
         say(Finding("seams", "ok", "every function of SGLang that is patched is as expected"))
     for number, difference in enumerate(differences, 1):
         check = "seams" if number == 1 else f"seams, {number}"
         say(Finding(check, "problem", str(difference), "install the SGLang that is supported"))
+
+
+def _seams_here() -> tuple[Seam, ...]:
+    import torch
+
+    if torch.accelerator.is_available():
+        return SEAMS
+    from sglang_marconi.cpu import replacements
+
+    return *SEAMS, *replacements.SEAMS
 
 
 def _check_arguments(arguments: list[str], device: _Device, say: Say) -> None:

@@ -3,8 +3,8 @@
 The settings arrive as the JSON object of ``--radix-eviction-policy-config``. Its key ``file``
 may name a TOML file, whose values the object's other keys override. A file rather than an
 environment variable: it is part of SGLang's own argument, so it reaches every process, works in
-SGLang's ``--config`` and ``Engine(...)``, and is shown by the server. Each process reads the file
-when it starts.
+SGLang's ``--config`` and ``Engine(...)``, and is shown by the server. The file is read once, by the
+process that starts the server, which hands on what it says (``handover``).
 """
 
 from __future__ import annotations

@@ -1,0 +1,222 @@
+"""The table: every hook, registry, private name and overridden method of SGLang that we use.
+
+``tree.py`` has the part that is SGLang's tree. What stands in for SGLang's kernels on a machine
+without an accelerator is in ``cpu.replacements``, in the same form.
+"""
+
+from __future__ import annotations
+
+from sglang_marconi.seams.seam import Kind, Seam
+from sglang_marconi.seams.tree import TREE_SEAMS
+
+_SRT = "sglang.srt"
+_ADDER = f"{_SRT}.managers.schedule_policy.PrefillAdder"
+_SCHEDULER = f"{_SRT}.managers.scheduler.Scheduler"
+_INTERNAL_STATE = f"{_SRT}.managers.scheduler_components.internal_state"
+_CONFIGURATOR = f"{_SRT}.mem_cache.kv_cache_configurator.KVCacheConfigurator"
+_INIT_PARAMS = f"{_SRT}.mem_cache.cache_init_params.CacheInitParams"
+_KV_EVENTS = f"{_SRT}.mem_cache.events.KVCacheEventRecorder"
+HTTP = f"{_SRT}.entrypoints.http_server"
+"""The module of SGLang's HTTP server."""
+
+RESOLVE = Seam(
+    f"{_SRT}.server_args.ServerArgs.resolve_once",
+    "self",
+    Kind.AFTER,
+    "read the settings once; refuse bad use before the load",
+)
+PUBLISH = Seam(
+    f"{_SRT}.runtime_context.publish",
+    "server_args, role, hf_config, ranks",
+    Kind.AFTER,
+    "the hooks of the store and of the page, if asked for",
+)
+SELECT_ADMISSION = Seam(
+    f"{_ADDER}._select_prefill_admission",
+    "self, req, total_tokens, host_hit_length, swa_host_hit_length, truncation_align_size, "
+    "has_chunked_req",
+    Kind.AROUND,
+    "end a first chunk on the branch",
+)
+ADD_CHUNKED = Seam(
+    f"{_ADDER}.add_chunked_req", "self, req", Kind.AROUND, "end a later chunk on the branch"
+)
+COMMIT_ADMISSION = Seam(
+    f"{_ADDER}._commit_prefill_admission",
+    "self, req, admission, mamba_gap_reserve",
+    Kind.AFTER,
+    "observed: what a request reuses",
+)
+TRACK_GRID = Seam(
+    f"{_SRT}.runtime_context.mamba_track_grid",
+    "tree_page",
+    Kind.AROUND,
+    "pages > 1: track at every page",
+)
+DECODE = Seam(
+    f"{_SRT}.managers.schedule_batch.ScheduleBatch.prepare_for_decode",
+    "self",
+    Kind.BEFORE,
+    "where the next state is tracked",
+)
+RUN_BATCH = Seam(
+    f"{_SCHEDULER}.run_batch",
+    "self, batch, pp_proxy_tensors",
+    Kind.BEFORE,
+    "what each tracking slot holds",
+)
+UPDATES = Seam(
+    f"{_INTERNAL_STATE}.SchedulerInternalStateController._update_handlers",
+    "self",
+    Kind.AFTER,
+    "policy and alpha while serving",
+)
+SIZE_STATES = Seam(
+    f"{_CONFIGURATOR}._handle_max_mamba_cache",
+    "self, total_rest_memory",
+    Kind.AROUND,
+    "slots become the store's bytes",
+)
+SLOTS_OF_A_REQUEST = Seam(
+    f"{_CONFIGURATOR}._calculate_mamba_ratio",
+    "self",
+    Kind.AROUND,
+    "slots that a request needs then; called to know those it needs otherwise",
+)
+CHECKPOINT_POOL = Seam(
+    f"{_SRT}.mem_cache.mamba_checkpoint_pool.maybe_init_int8_mamba_checkpoint_pool",
+    "mamba_size, cache_params, mamba_layer_ids, device",
+    Kind.AROUND,
+    "build the store",
+)
+RELEASE_MEMORY = Seam(
+    f"{_SRT}.managers.scheduler_components.weight_updater."
+    "SchedulerWeightUpdaterManager.release_memory_occupation",
+    "self, recv_req",
+    Kind.BEFORE,
+    "a store ends its work first",
+)
+DISPATCHER = Seam(f"{_SCHEDULER}.init_request_dispatcher", "self", Kind.AFTER, "the page: answer")
+SET_STATE = Seam(f"{HTTP}.set_global_state", "global_state", Kind.AFTER, "the page: its routes")
+
+_HOOKS = (
+    RESOLVE,
+    PUBLISH,
+    SELECT_ADMISSION,
+    ADD_CHUNKED,
+    COMMIT_ADMISSION,
+    TRACK_GRID,
+    DECODE,
+    RUN_BATCH,
+    UPDATES,
+    SIZE_STATES,
+    SLOTS_OF_A_REQUEST,
+    CHECKPOINT_POOL,
+    RELEASE_MEMORY,
+    DISPATCHER,
+    SET_STATE,
+)
+
+_OTHERS = (
+    Seam(
+        f"{_SRT}.mem_cache.registry.register_radix_cache_backend",
+        "name, factory",
+        Kind.REGISTRY,
+        "the name `marconi`",
+    ),
+    Seam(
+        f"{_SRT}.mem_cache.unified_cache.tree_core_registry.register_tree_core_backend",
+        "name, factory",
+        Kind.REGISTRY,
+        "our tree, which our components report to",
+    ),
+    Seam(
+        f"{_INIT_PARAMS}.component_registry_override",
+        None,
+        Kind.REGISTRY,
+        "our components of the tree",
+    ),
+    Seam(f"{_INIT_PARAMS}.tree_core_backend", None, Kind.REGISTRY, "our tree, by its name"),
+    Seam(
+        f"{_SRT}.managers.io_struct.hook_custom_types",
+        "new_types",
+        Kind.REGISTRY,
+        "the page: a control request of ours, and its answer",
+    ),
+    Seam(
+        f"{_SRT}.managers.tokenizer_control_mixin._COMMUNICATOR_SPECS",
+        None,
+        Kind.WRITE,
+        "the page: tokenizer managers ask our request, too",
+    ),
+    Seam(
+        f"{_SRT}.managers.communicator.FanOutCommunicator",
+        "send, fan_out, mode",
+        Kind.CALL,
+        "the page: what SGLang builds of that",
+    ),
+    Seam(
+        f"{_SCHEDULER}._request_dispatcher",
+        None,
+        Kind.WRITE,
+        "the page: our request is dispatched to us",
+    ),
+    Seam(
+        f"{_SRT}.server_args.ServerArgs._resolution_finished",
+        None,
+        Kind.READ,
+        "`doctor`: whether the arguments can be read as resolved ones",
+    ),
+    Seam(
+        f"{_SRT}.arg_groups.overrides.declare_resolution",
+        "server_args, source, fields",
+        Kind.CALL,
+        "hand the settings on to the other processes",
+    ),
+    Seam(
+        f"{_SRT}.runtime_context.derive_attn_tp_size",
+        "tp_size, attn_cp_size, attn_dp_size",
+        Kind.CALL,
+        "over how many ranks heads are divided",
+    ),
+    Seam(
+        f"{_SRT}.managers.schedule_policy._PrefillAdmission",
+        "prefix_len, extend_len, max_new_tokens, is_chunked, replay_len",
+        Kind.CALL,
+        "an admission with a shorter chunk",
+    ),
+    Seam(
+        f"{_INTERNAL_STATE}._UpdateHandler",
+        "validate, apply",
+        Kind.CALL,
+        "what checks and what makes an update of ours",
+    ),
+    Seam(
+        f"{_SRT}.mem_cache.memory_pool.MambaPool.get_contiguous_buf_infos",
+        "self",
+        Kind.CALL,
+        "the bytes of a slot, of which a store must know all",
+    ),
+    Seam(
+        f"{_SRT}.mem_cache.memory_pool.HybridReqToTokenPool.free_mamba_cache",
+        "self, req, mamba_ping_pong_track_buffer_to_keep",
+        Kind.CALL,
+        "a finished request's slots, but for one that the tree has taken",
+    ),
+    Seam(
+        f"{_SRT}.mem_cache.registry.create_unified_radix_cache",
+        "ctx, cache_class",
+        Kind.CALL,
+        "build the cache as SGLang builds its own",
+    ),
+    Seam(f"{_KV_EVENTS}.enqueue", "self, event", Kind.CALL, "events of checkpoints, for routers"),
+    Seam(
+        f"{_KV_EVENTS}._node_event_hash_values",
+        "self, node",
+        Kind.CALL,
+        "the block that a checkpoint stands on",
+    ),
+    Seam(f"{_KV_EVENTS}._namespace_seed", "self, node", Kind.CALL, "the namespace of that block"),
+)
+
+SEAMS = (*_HOOKS, *_OTHERS, *TREE_SEAMS)
