@@ -66,7 +66,7 @@ class TableMachine(RuleBasedStateMachine):
     @rule(recency=recencies, efficiency=efficiencies)
     def add(self, recency: float, efficiency: float) -> None:
         owner = next(self.owners)
-        self.table.add(owner, recency, efficiency)
+        self.table.put(owner, recency, efficiency)
         self.rows[owner] = (recency, efficiency)
 
     @precondition(lambda self: self.rows)
@@ -81,15 +81,15 @@ class TableMachine(RuleBasedStateMachine):
     @rule(pick=st.integers(0), recency=recencies)
     def touch(self, pick: int, recency: float) -> None:
         owner = self.some_owner(pick)
-        self.table.touch(owner, recency)
         self.rows[owner] = (recency, self.rows[owner][1])
+        self.table.put(owner, *self.rows[owner])
 
     @precondition(lambda self: self.rows)
     @rule(pick=st.integers(0), efficiency=efficiencies)
     def reprice(self, pick: int, efficiency: float) -> None:
         owner = self.some_owner(pick)
-        self.table.reprice(owner, efficiency)
         self.rows[owner] = (self.rows[owner][0], efficiency)
+        self.table.put(owner, *self.rows[owner])
 
     @precondition(lambda self: self.rows)
     @rule(alpha=alphas)
@@ -157,7 +157,7 @@ TestRanked.settings = settings(max_examples=100, stateful_step_count=40, deadlin
 def table_of(rows: Iterable[Row]) -> CandidateTable[int]:
     table: CandidateTable[int] = CandidateTable()
     for owner, (recency, efficiency) in enumerate(rows):
-        table.add(owner, recency, efficiency)
+        table.put(owner, recency, efficiency)
     return table
 
 
@@ -216,7 +216,7 @@ def test_a_table_grows_as_needed_and_keeps_what_it_holds(rows: int) -> None:
 def test_a_table_takes_an_owner_back() -> None:
     table = table_of([(1, 1), (2, 2), (3, 3)])
     table.discard(0)
-    table.add(0, 4, 4)
+    table.put(0, 4, 4)
     assert table.least_useful(1.0) == 1
 
 

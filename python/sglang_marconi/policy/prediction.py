@@ -7,11 +7,10 @@ from math import floor, inf
 
 import numpy as np
 
-from sglang_marconi.policy.candidates import CandidateTable
 from sglang_marconi.policy.ledger import PrefixNode
 from sglang_marconi.policy.ranking import Candidate, Ranking, Standing, Valuation
 from sglang_marconi.policy.reuse import Kind, ReuseModel
-from sglang_marconi.policy.rows import Rows
+from sglang_marconi.policy.table import Table
 
 # Rates change slowly, and ever more so: ticks between two estimates, from the first ones on.
 _FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_SHARE = 4.0, 64.0, 1 / 32
@@ -48,7 +47,7 @@ class PredictedReuse(Valuation):
         self.now = 0.0
         self._estimated_at = 0.0
         # Kind, last use, and since when it is of that kind; those that have a state.
-        self._watched: Rows[PrefixNode] = Rows(3)
+        self._watched: Table[PrefixNode] = Table(3)
         # How much later each explorer counts as used, in ticks.
         self._explorers: dict[PrefixNode, float] = {}
         # Ends stored since the last explorer.
@@ -181,22 +180,19 @@ class _Oldest:
     """Candidates whose efficiency does not count."""
 
     def __init__(self) -> None:
-        self._table: CandidateTable[PrefixNode] = CandidateTable()
+        self._last_use: Table[PrefixNode] = Table(1)
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self._last_use)
 
     def place(self, node: PrefixNode, _efficiency: float) -> None:
-        if node in self._table:
-            self._table.touch(node, node.last_use)
-        else:
-            self._table.add(node, node.last_use, 0.0)
+        self._last_use.put(node, node.last_use)
 
     def discard(self, node: PrefixNode) -> None:
-        self._table.discard(node)
+        self._last_use.discard(node)
 
     def first(self) -> PrefixNode:
-        return self._table.least_useful(0.0)
+        return self._last_use.owner_of_least(0)
 
     def lowest(self) -> float:
         return 0.0
@@ -219,7 +215,7 @@ class _Shortlist:
     def __init__(self, value: PredictedReuse) -> None:
         self._value = value
         # Efficiency, last use, kind.
-        self._rows: Rows[PrefixNode] = Rows(3)
+        self._rows: Table[PrefixNode] = Table(3)
         # The heap's entries that count; others are out of date.
         self._entries: dict[PrefixNode, _Entry] = {}
         self._heap: list[_Entry] = []

@@ -12,7 +12,7 @@ from sglang_marconi.cost import ModelCost
 from sglang_marconi.policy.eviction import SharedBudgetEviction
 from sglang_marconi.policy.ledger import PrefixNode
 from sglang_marconi.policy.ranking import Candidate, Ranking, Standing, Valuation
-from sglang_marconi.policy.rows import Rows
+from sglang_marconi.policy.table import Table
 from sglang_marconi.simulate.shared_budget import SharedBudgetCache
 from sglang_marconi.simulate.tree import RadixTree, TreeNode
 from sglang_marconi.traces.requests import TraceRequest
@@ -128,7 +128,7 @@ class _ForeseenRanking(Ranking):
     def __init__(self, foresight: Foresight) -> None:
         self._foresight = foresight
         # Efficiency, and the request that uses it next.
-        self._rows: Rows[PrefixNode] = Rows(2)
+        self._rows: Table[PrefixNode] = Table(2)
 
     def place(self, node: PrefixNode, candidate: Candidate) -> None:
         # At the end: of all that no request uses again, what changed last does not go first.
