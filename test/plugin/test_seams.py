@@ -23,7 +23,7 @@ ALL = (*SEAMS, *replacements.SEAMS)
 TARGETS = {seam.target for seam in ALL}
 
 # Of the standard library: what begins with an underscore and is no less public.
-_PUBLIC = {"_asdict", "_exit", "_fields", "_replace"}
+_PUBLIC = {"_asdict", "_exit", "_fields", "_replace", "_value_"}
 # The group of entry points that the plugin is found by.
 _NO_TARGET = {"sglang.srt.plugins"}
 _BY_NAME = ("getattr", "setattr", "hasattr", "delattr")
@@ -134,10 +134,16 @@ def test_a_row_that_goes_is_missed(name: str) -> None:
     assert any(name in found for found in missing(sources(), table))
 
 
+def lineage(ours: type) -> tuple[list[type], list[type]]:
+    """A class of ours with its bases that are ours too, and its bases in SGLang."""
+    of_us = [base for base in ours.__mro__ if base.__module__.startswith("sglang_marconi.")]
+    return of_us, [base for base in ours.__mro__ if base.__module__.startswith("sglang.srt.")]
+
+
 def overridden(ours: type) -> Iterator[str]:
-    """What of its bases in SGLang a class of ours has of its own."""
-    bases = [base for base in ours.__mro__ if base.__module__.startswith("sglang.srt.")]
-    for name, value in vars(ours).items():
+    """What of its bases in SGLang a class has of ours."""
+    of_us, bases = lineage(ours)
+    for name, value in (item for each in of_us for item in vars(each).items()):
         dunder = name.startswith("__") and name != "__init__"
         method = inspect.isroutine(value) or isinstance(value, property)
         if method and not dunder and any(name in vars(base) for base in bases):
@@ -150,7 +156,7 @@ def test_the_table_has_every_method_that_is_overridden() -> None:
     assert found == listed
 
 
-def shared_attributes(path: Path, bases: tuple[type, ...]) -> Iterator[str]:
+def shared_attributes(path: Path, bases: list[type]) -> Iterator[str]:
     """Private names in a file that the bases of its class in SGLang give to themselves, too."""
     theirs = {
         node.attr
@@ -168,9 +174,9 @@ def test_the_table_has_private_attributes_that_bases_have_too() -> None:
     listed = {part for target in TARGETS for part in target.split(".")}
     shared: set[str] = set()
     for ours in CLASSES:
-        bases = tuple(base for base in ours.__mro__ if base.__module__.startswith("sglang.srt."))
-        if bases:
-            shared |= set(shared_attributes(Path(inspect.getfile(ours)), bases))
+        of_us, bases = lineage(ours)
+        for file in {inspect.getfile(each) for each in of_us} if bases else ():
+            shared |= set(shared_attributes(Path(file), bases))
     assert "_evict_device_request_cnt" in shared
     assert shared <= listed
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import doctest
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sglang_marconi.cost import ModelCost, from_config, preset, preset_config, token_length_cost
+from sglang_marconi.policy import admission
 from sglang_marconi.policy.admission import (
     PrefixMatch,
     branch_point,
@@ -15,6 +17,11 @@ from sglang_marconi.policy.admission import (
     is_worth_a_cut,
     last_token,
 )
+from sglang_marconi.policy.eviction import SharedBudgetEviction
+from sglang_marconi.policy.utility import PaperUtility
+from sglang_marconi.simulate.shared_budget import SharedBudgetCache
+from sglang_marconi.traces.requests import TraceRequest
+from sglang_marconi.traces.tokens import Tokens
 
 pages = st.sampled_from([1, 2, 16, 64])
 lengths = st.integers(min_value=0, max_value=5000)
@@ -101,3 +108,31 @@ def test_last_token_names_a_state_that_exists(known: int, state: int, page: int)
     assert at is None or (at == known == state and at % page == 0 and at > 0)
     if known == state > 0 and page == 1:
         assert at == known
+
+
+def test_the_example_is_right() -> None:
+    found = doctest.testmod(admission)
+    assert found.attempted >= 10 and not found.failed
+
+
+def test_the_example_is_what_a_cache_does() -> None:
+    system, first, reply = [1] * 800, [2] * 40, [3] * 61
+    prompts = [
+        ([*system, *first], reply),
+        ([*system, *[4] * 60], [5] * 31),
+        ([*system, *first, *reply, *[6] * 49], [7] * 51),
+        ([*system, *[8] * 20], [9]),
+    ]
+    policy = SharedBudgetEviction(PAPER, PaperUtility(0.0))
+    cache = SharedBudgetCache(PAPER, policy, None)
+    hits = [
+        cache.serve(TraceRequest("0", 0, 0.0, Tokens.plain(prompt), Tokens.plain(reply)))
+        for prompt, reply in prompts[:3]
+    ]
+    assert hits == [0, 0, 900]
+    nodes = [policy.root]
+    for node in nodes:
+        nodes.extend(node.children.values())
+    assert sorted(node.depth for node in nodes if node.has_state) == [800, 890, 900, 1000]
+    prompt, reply = prompts[3]
+    assert cache.serve(TraceRequest("0", 0, 0.0, Tokens.plain(prompt), Tokens.plain(reply))) == 800

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import count, permutations
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from sglang_marconi.policy.candidates import CandidateTable, RankedCandidates
+from sglang_marconi.policy.tiers import Tiers
+from sglang_marconi.policy.utility import CandidateTable
 
 _RANKS = 3
 _FIRST_ROWS = 64
@@ -25,6 +26,17 @@ alphas = st.sampled_from([0.0, 0.25, 1.0, 2.0, 50.0])
 ranks = st.integers(0, _RANKS - 1)
 
 Row = tuple[float, float]
+T = TypeVar("T")
+Ranked = Tiers[T, int, CandidateTable[T]]
+
+
+def ranked_tables(ranks: int) -> Ranked[Any]:
+    return Tiers({rank: CandidateTable() for rank in range(ranks)})
+
+
+def least_useful(ranked: Ranked[T], alpha: float) -> T | None:
+    table = ranked.first()
+    return None if table is None else table.least_useful(alpha)
 
 
 def normalised(values: Iterable[float]) -> list[float]:
@@ -66,7 +78,7 @@ class TableMachine(RuleBasedStateMachine):
     @rule(recency=recencies, efficiency=efficiencies)
     def add(self, recency: float, efficiency: float) -> None:
         owner = next(self.owners)
-        self.table.add(owner, recency, efficiency)
+        self.table.put(owner, recency, efficiency)
         self.rows[owner] = (recency, efficiency)
 
     @precondition(lambda self: self.rows)
@@ -81,15 +93,15 @@ class TableMachine(RuleBasedStateMachine):
     @rule(pick=st.integers(0), recency=recencies)
     def touch(self, pick: int, recency: float) -> None:
         owner = self.some_owner(pick)
-        self.table.touch(owner, recency)
         self.rows[owner] = (recency, self.rows[owner][1])
+        self.table.put(owner, *self.rows[owner])
 
     @precondition(lambda self: self.rows)
     @rule(pick=st.integers(0), efficiency=efficiencies)
     def reprice(self, pick: int, efficiency: float) -> None:
         owner = self.some_owner(pick)
-        self.table.reprice(owner, efficiency)
         self.rows[owner] = (self.rows[owner][0], efficiency)
+        self.table.put(owner, *self.rows[owner])
 
     @precondition(lambda self: self.rows)
     @rule(alpha=alphas)
@@ -110,16 +122,16 @@ class TableMachine(RuleBasedStateMachine):
 
 
 class RankedMachine(RuleBasedStateMachine):
-    """``RankedCandidates`` beside a dict of the same rows and their ranks."""
+    """``Tiers`` of candidates beside a dict of the same rows and their ranks."""
 
     @initialize()
     def begin(self) -> None:
-        self.ranked: RankedCandidates[int] = RankedCandidates(_RANKS)
+        self.ranked: Ranked[int] = ranked_tables(_RANKS)
         self.rows: dict[int, tuple[int, Row]] = {}
 
     @rule(owner=st.integers(0, 7), rank=ranks, recency=recencies, efficiency=efficiencies)
     def place(self, owner: int, rank: int, recency: float, efficiency: float) -> None:
-        self.ranked.place(owner, rank, recency, efficiency)
+        self.ranked.put(rank, owner, recency, efficiency)
         self.rows[owner] = (rank, (recency, efficiency))
 
     @rule(owner=st.integers(0, 7))
@@ -129,7 +141,7 @@ class RankedMachine(RuleBasedStateMachine):
 
     @rule(alpha=alphas)
     def evict(self, alpha: float) -> None:
-        victim = self.ranked.least_useful(alpha)
+        victim = least_useful(self.ranked, alpha)
         if victim is None:
             assert not self.rows
             return
@@ -157,7 +169,7 @@ TestRanked.settings = settings(max_examples=100, stateful_step_count=40, deadlin
 def table_of(rows: Iterable[Row]) -> CandidateTable[int]:
     table: CandidateTable[int] = CandidateTable()
     for owner, (recency, efficiency) in enumerate(rows):
-        table.add(owner, recency, efficiency)
+        table.put(owner, recency, efficiency)
     return table
 
 
@@ -216,35 +228,46 @@ def test_a_table_grows_as_needed_and_keeps_what_it_holds(rows: int) -> None:
 def test_a_table_takes_an_owner_back() -> None:
     table = table_of([(1, 1), (2, 2), (3, 3)])
     table.discard(0)
-    table.add(0, 4, 4)
+    table.put(0, 4, 4)
     assert table.least_useful(1.0) == 1
 
 
 def test_a_lower_rank_goes_first_however_useful() -> None:
-    ranked: RankedCandidates[str] = RankedCandidates(_RANKS)
-    assert ranked.least_useful(1.0) is None
-    ranked.place("last", 2, 0, 0)
-    ranked.place("first", 0, 900, 900)
-    ranked.place("also first", 0, 1000, 1000)
-    ranked.place("second", 1, 1, 1)
+    ranked: Ranked[str] = ranked_tables(_RANKS)
+    assert least_useful(ranked, 1.0) is None
+    ranked.put(2, "last", 0, 0)
+    ranked.put(0, "first", 900, 900)
+    ranked.put(0, "also first", 1000, 1000)
+    ranked.put(1, "second", 1, 1)
     order: list[str] = []
-    while (victim := ranked.least_useful(1.0)) is not None:
+    while (victim := least_useful(ranked, 1.0)) is not None:
         assert victim not in order
         ranked.discard(victim)
         order.append(victim)
     assert order == ["first", "also first", "second", "last"]
     ranked.discard("last")
     assert len(ranked) == 0
+    assert ranked.find("last") is None
+
+
+def test_the_tier_of_a_candidate_is_the_last_it_was_put_in() -> None:
+    ranked: Ranked[str] = ranked_tables(_RANKS)
+    for rank in (2, 0, 1):
+        ranked.put(rank, "moved", 0, 0)
+        ranked.put(1, "stays", 0, 0)
+        found = ranked.find("moved")
+        assert found is not None and found[0] == rank and "moved" in found[1]
+    assert len(ranked) == 2
 
 
 def test_each_rank_has_a_scale_of_its_own() -> None:
     # Normalised over both ranks, the first two would differ in efficiency by next to nothing.
-    ranked: RankedCandidates[str] = RankedCandidates(2)
-    ranked.place("old", 0, 1, 2)
-    ranked.place("new", 0, 2, 1)
-    ranked.place("dear", 1, 3, 10_000)
-    assert ranked.least_useful(2.0) == "new"
-    assert ranked.least_useful(0.5) == "old"
+    ranked: Ranked[str] = ranked_tables(2)
+    ranked.put(0, "old", 1, 2)
+    ranked.put(0, "new", 2, 1)
+    ranked.put(1, "dear", 3, 10_000)
+    assert least_useful(ranked, 2.0) == "new"
+    assert least_useful(ranked, 0.5) == "old"
 
 
 Call = tuple[str, int, int, float, float]
@@ -272,15 +295,15 @@ def test_the_same_calls_give_the_same_choices(calls: list[Call], alpha: float) -
 
 def _choices(calls: list[Call], alpha: float, owner_of: Callable[[int], Any]) -> list[int | None]:
     owners = [owner_of(number) for number in range(20)]
-    ranked: RankedCandidates[Any] = RankedCandidates(_RANKS)
+    ranked: Ranked[Any] = ranked_tables(_RANKS)
     chosen: list[int | None] = []
     for name, number, rank, recency, efficiency in calls:
         if name == "place":
-            ranked.place(owners[number], rank, recency, efficiency)
+            ranked.put(rank, owners[number], recency, efficiency)
         elif name == "discard":
             ranked.discard(owners[number])
         else:
-            victim = ranked.least_useful(alpha)
+            victim = least_useful(ranked, alpha)
             chosen.append(None if victim is None else owners.index(victim))
             ranked.discard(victim)
     return chosen

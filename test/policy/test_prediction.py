@@ -399,7 +399,7 @@ class ShortlistMachine(RuleBasedStateMachine):
     def place(self, node: PrefixNode, efficiency: float) -> None:
         self.efficiency[node] = efficiency
         self.scores[node] = self.score(node)
-        self.list.place(node, efficiency)
+        self.list.put(node, node.last_use, efficiency)
 
     def some(self, pick: int) -> PrefixNode:
         return list(self.efficiency)[pick % len(self.efficiency)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grove import Grove, SharedGrove
 from sglang_marconi.cost import preset
-from sglang_marconi.policy.utility import PaperUtility
+from sglang_marconi.policy.utility import TIERS, PaperUtility
 
 # ---- states ----
 
@@ -224,3 +224,21 @@ def test_longer_prefixes_outlast_more_recent_short_ones() -> None:
         grove.insert("short", 100)
         assert grove.next_state() == first
         assert grove.next_leaf() == first
+
+
+def test_what_a_session_refers_to_goes_after_all_else() -> None:
+    assert sorted(TIERS) == list(TIERS)
+    assert [tier.words for tier in TIERS] == [
+        "nothing resumes there",
+        "demotions",
+        "checkpoints with at most one child",
+        "checkpoints with at most one child, in use below",
+        "branch points",
+        "branch points, in use below",
+        "nothing resumes there, of a session",
+        "demotions, of a session",
+        "checkpoints with at most one child, of a session",
+        "checkpoints with at most one child, in use below, of a session",
+        "branch points, of a session",
+        "branch points, in use below, of a session",
+    ]

@@ -6,45 +6,25 @@ from typing import TYPE_CHECKING
 
 from sglang.srt.mem_cache.unified_cache.components.full import FullComponent
 
-from sglang_marconi.events import Decision, Evicted, What, timed
+from sglang_marconi.cache.ranked_eviction import EvictionStep, RankedEviction
+from sglang_marconi.events import What
 
 if TYPE_CHECKING:
-    import torch
-    from sglang.srt.mem_cache.unified_cache.cache_action import CacheAction, ComponentAction
-    from sglang.srt.mem_cache.unified_cache.components import ComponentType
     from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeNode
 
-    from sglang_marconi.cache.tree_core import MarconiTreeCore
+    from sglang_marconi.policy.ledger import PrefixNode
 
 
-class MarconiFullComponent(FullComponent):
+class MarconiFullComponent(RankedEviction, FullComponent):
     """Evicts the leaf that the policy names, rather than the one used longest ago."""
 
-    tree_core: MarconiTreeCore
+    def _least_useful(self) -> PrefixNode | None:
+        return self.tree_core.policy.least_useful_leaf()
 
-    def _evict_device_start(self, request_cnt: int) -> None:
-        self._evict_device_request_cnt = request_cnt
-
-    def _evict_device_next_node(
-        self,
-        tracker: dict[ComponentType, int],
-        device_frees: dict[ComponentType, list[torch.Tensor]],
-        host_frees: dict[ComponentType, list[torch.Tensor]],
-        cache_actions: list[CacheAction | ComponentAction],
-    ) -> int | None:
-        """The next leaf to evict, as its node id."""
-        if tracker[self.component_type] >= self._evict_device_request_cnt:
-            return None
-        policy, observer = self.tree_core.policy, self.tree_core.observer
-        victim = timed(observer, Decision.EVICTION, policy.least_useful_leaf)
-        if victim is None:
-            return None
-        if observer is not None:
-            observer.emit(Evicted(victim, What.LEAF, policy.standing_of_leaf(victim)))
+    def _give_way(self, victim: PrefixNode, step: EvictionStep) -> int:
+        """SGLang evicts leaves itself, with all that they hold."""
+        self._report_eviction(victim, What.LEAF, self.tree_core.policy.standing_of_leaf)
         return victim.handle
-
-    def _evict_device_end(self) -> None:
-        """Nothing to clear: the policy holds the order."""
 
     # ---- session references ----
 

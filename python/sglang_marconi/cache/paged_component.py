@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
-from sglang.srt.mem_cache.unified_cache.components import ComponentType
 
 from sglang_marconi.cache.checkpoint_pool import CheckpointPool
 from sglang_marconi.cache.mamba_component import MarconiMambaComponent, taken
@@ -31,9 +30,9 @@ if TYPE_CHECKING:
         MatchPrefixParams,
         MatchResult,
     )
-    from sglang.srt.mem_cache.unified_cache.cache_action import CacheAction, ComponentAction
     from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeNode
 
+    from sglang_marconi.cache.ranked_eviction import EvictionStep
     from sglang_marconi.policy.ledger import PrefixNode
 
 
@@ -134,28 +133,20 @@ class PagedMambaComponent(MarconiMambaComponent):
 
     # ---- room ----
 
-    def _give_way(
-        self,
-        victim: PrefixNode,
-        tracker: dict[ComponentType, int],
-        device_frees: dict[ComponentType, list[torch.Tensor]],
-        host_frees: dict[ComponentType, list[torch.Tensor]],
-        cache_actions: list[CacheAction | ComponentAction],
-    ) -> None:
+    def _give_way(self, victim: PrefixNode, step: EvictionStep) -> None:
         """Demote, move or evict the victim's state, or make it room on the host first."""
         following = self.policy.demotion(victim)
         if following is not None and self.policy.forms[following].host_bytes:
             displaced = self._displaced_on_host()
             if displaced is not None:
-                self._report_eviction(displaced, self.policy.standing_on_host)
-                self._evict(displaced, tracker, device_frees, host_frees, cache_actions)
+                self._evict(displaced, self.policy.standing_on_host, step)
                 return
         node = self.tree_core.node_by_id(victim.handle)
         freed = None if following is None else self._set_form(victim, node, following)
         if freed is None:
-            super()._give_way(victim, tracker, device_frees, host_frees, cache_actions)
+            super()._give_way(victim, step)
         else:
-            tracker[self.component_type] += freed
+            step.tracker[self.component_type] += freed
 
     def _displaced_on_host(self) -> PrefixNode | None:
         """The state that has to leave the host before another one comes, if any has to and may."""

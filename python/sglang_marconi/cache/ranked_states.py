@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sglang.srt.mem_cache.unified_cache.components import (
-    ComponentType,
     EvictLayer,
     LRURefreshPhase,
     MambaComponent,
 )
 
-from sglang_marconi.events import Decision, Evicted, Observer, What, timed
+from sglang_marconi.cache.ranked_eviction import EvictionStep, RankedEviction
+from sglang_marconi.events import Observer, What
 from sglang_marconi.policy.eviction import EvictionPolicy
 
 if TYPE_CHECKING:
@@ -20,22 +20,18 @@ if TYPE_CHECKING:
     import torch
     from sglang.srt.mem_cache.base_prefix_cache import DecLockRefParams, IncLockRefResult
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
-    from sglang.srt.mem_cache.unified_cache.cache_action import CacheAction, ComponentAction
     from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeNode
     from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
-    from sglang_marconi.cache.tree_core import MarconiTreeCore
     from sglang_marconi.policy.ledger import PrefixNode
     from sglang_marconi.policy.ranking import Standing
 
 
-class RankedStates(MambaComponent):
+class RankedStates(RankedEviction, MambaComponent):
     """Which state goes is up to ``policy``, the cache's one eviction policy.
 
     ``observer`` hears of what happens, if anybody does; the tree takes both from here.
     """
-
-    tree_core: MarconiTreeCore
 
     def __init__(
         self,
@@ -96,59 +92,24 @@ class RankedStates(MambaComponent):
 
     # ---- eviction ----
 
-    def _evict_device_start(self, request_cnt: int) -> None:
-        self._evict_device_request_cnt = request_cnt
+    def _least_useful(self) -> PrefixNode | None:
+        return self.policy.least_useful_state()
 
-    def _evict_device_next_node(
-        self,
-        tracker: dict[ComponentType, int],
-        device_frees: dict[ComponentType, list[torch.Tensor]],
-        host_frees: dict[ComponentType, list[torch.Tensor]],
-        cache_actions: list[CacheAction | ComponentAction],
-    ) -> None:
-        """Take one step to more room for states, after which SGLang looks again."""
-        if tracker[self.component_type] >= self._evict_device_request_cnt:
-            return
-        victim = timed(self.observer, Decision.EVICTION, self.policy.least_useful_state)
-        if victim is not None:
-            self._give_way(victim, tracker, device_frees, host_frees, cache_actions)
-
-    def _give_way(
-        self,
-        victim: PrefixNode,
-        tracker: dict[ComponentType, int],
-        device_frees: dict[ComponentType, list[torch.Tensor]],
-        host_frees: dict[ComponentType, list[torch.Tensor]],
-        cache_actions: list[CacheAction | ComponentAction],
-    ) -> None:
+    def _give_way(self, victim: PrefixNode, step: EvictionStep) -> None:
         """Evict the victim's state. A leaf keeps its KV, which is not what is short."""
-        self._report_eviction(victim, self.policy.standing_of_state)
-        self._evict(victim, tracker, device_frees, host_frees, cache_actions)
+        self._evict(victim, self.policy.standing_of_state, step)
 
     def _evict(
         self,
         victim: PrefixNode,
-        tracker: dict[ComponentType, int],
-        device_frees: dict[ComponentType, list[torch.Tensor]],
-        host_frees: dict[ComponentType, list[torch.Tensor]],
-        cache_actions: list[CacheAction | ComponentAction],
+        standing: Callable[[PrefixNode], Standing | None],
+        step: EvictionStep,
     ) -> None:
-        """Take the victim's state out of the tree."""
+        """Take the victim's state out of the tree, for how it stands among its like."""
+        self._report_eviction(victim, What.STATE, standing)
         self.tree_core._evict_component_and_detach_lru(
             self.tree_core.node_by_id(victim.handle),
             self,
             target=EvictLayer.DEVICE,
-            tracker=tracker,
-            device_frees=device_frees,
-            host_frees=host_frees,
-            cache_actions=cache_actions,
+            **step._asdict(),
         )
-
-    def _report_eviction(
-        self, victim: PrefixNode, standing: Callable[[PrefixNode], Standing | None]
-    ) -> None:
-        if self.observer is not None:
-            self.observer.emit(Evicted(victim, What.STATE, standing(victim)))
-
-    def _evict_device_end(self) -> None:
-        """Nothing to clear: the policy holds the order."""

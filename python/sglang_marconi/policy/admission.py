@@ -5,6 +5,52 @@ a prompt leaves what the tree already holds, found by inserting the prompt
 speculatively before its prefill; and the *last decoded token*, where the next
 turn of the same conversation resumes. Positions are token counts from the start
 of the prompt: a checkpoint at ``n`` is the state after the first ``n`` tokens.
+
+An example, with pages of one token: an assistant's system prompt has 800 tokens. ``*`` is a
+checkpoint, the numbers are depths::
+
+    0 -- system prompt -- 800 * --+-- A, first turn -- 900 * -- A, second turn -- 1000 *
+                                  |
+                                  +-- B -- 890 *
+
+>>> from sglang_marconi.cost import preset
+>>> cost = preset("paper-7b")
+
+*A* asks 40 tokens more: a prompt of 840. The tree is empty, so there is nothing to branch off
+from. 61 tokens are decoded, the last of which the model has not read: the state that is left
+stands for 900 tokens, and is kept.
+
+>>> branch_point(PrefixMatch(shared_tokens=0, resumable_tokens=0, branches=False), 1, cost)
+>>> last_token(known_tokens=900, state_tokens=900, page_size=1)
+900
+
+*B* asks something else, a prompt of 860. It shares the KV of 800 tokens with A, but no state stands
+there and a state cannot be cut: B reuses nothing. Now that two prompts have it in common, the
+system prompt is worth a checkpoint. So B's prefill stops at 800, where the state is kept, and goes
+on to 860; 31 tokens are decoded, and the state at 890 is kept.
+
+>>> branch_point(PrefixMatch(shared_tokens=800, resumable_tokens=0, branches=True), 1, cost)
+800
+>>> chunk_end(0, 860, 800), chunk_end(800, 860, 800)
+(800, 860)
+>>> last_token(known_tokens=890, state_tokens=890, page_size=1)
+890
+
+*A* comes back with a second turn, a prompt of 950. It resumes at 900, all that the tree has of it,
+and nothing parts there. After 51 tokens more there is a state at 1,000.
+
+>>> branch_point(PrefixMatch(shared_tokens=900, resumable_tokens=900, branches=False), 1, cost)
+>>> last_token(known_tokens=1000, state_tokens=1000, page_size=1)
+1000
+
+From now on each prompt with this system prompt reuses 800 tokens, and leaves one checkpoint, at
+its end: the one at 800 is there. With pages of 64 tokens it would be at the last whole page,
+and what does not end with a page leaves none.
+
+>>> branch_point(PrefixMatch(shared_tokens=800, resumable_tokens=800, branches=True), 1, cost)
+>>> branch_point(PrefixMatch(shared_tokens=800, resumable_tokens=0, branches=True), 64, cost)
+768
+>>> last_token(known_tokens=900, state_tokens=900, page_size=64)
 """
 
 from __future__ import annotations

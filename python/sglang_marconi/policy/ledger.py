@@ -196,6 +196,10 @@ class PrefixLedger(ABC):
         node.kv_referenced = referenced
         self._stale[node] = None
 
+    def notice(self, node: PrefixNode) -> None:
+        """``node`` is worth more or less now, for a reason that the ledger does not see."""
+        self._stale[node] = None
+
     # ---- for subclasses ----
 
     @abstractmethod

@@ -8,11 +8,11 @@ from math import floor, inf
 
 import numpy as np
 
-from sglang_marconi.policy.candidates import CandidateTable
 from sglang_marconi.policy.ledger import PrefixNode
 from sglang_marconi.policy.ranking import Candidate, Placed, Ranking, Standing, Valuation
-from sglang_marconi.policy.reuse import Kind, ReuseModel
-from sglang_marconi.policy.rows import Rows
+from sglang_marconi.policy.reuse import ENDS, Kind, ReuseModel
+from sglang_marconi.policy.table import Table
+from sglang_marconi.policy.tiers import Ordered, Tiers
 
 # Rates change slowly, and ever more so: ticks between two estimates, from the first ones on.
 _FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_SHARE = 4.0, 64.0, 1 / 32
@@ -49,7 +49,7 @@ class PredictedReuse(Valuation):
         self.now = 0.0
         self._estimated_at = 0.0
         # Kind, last use, and since when it is of that kind; those that have a state.
-        self._watched: Rows[PrefixNode] = Rows(3)
+        self._watched: Table[PrefixNode] = Table(3)
         # How much later each explorer counts as used, in ticks.
         self._explorers: dict[PrefixNode, float] = {}
         # Ends stored since the last explorer.
@@ -65,7 +65,7 @@ class PredictedReuse(Valuation):
         before, kind = self._watched.get(node), kind_of(node)
         if before is None:
             self._watched.put(node, kind, floor(node.last_use), now)
-            if kind <= Kind.OFFSHOOT:
+            if kind in ENDS:
                 self._choose_explorer(node)
         elif before[0] != kind:
             self._count_time(*before)
@@ -87,7 +87,7 @@ class PredictedReuse(Valuation):
         if before is not None:
             self._count_time(*before)
             self._watched.discard(node)
-            if before[0] <= Kind.OFFSHOOT and node not in self._explorers:
+            if before[0] in ENDS and node not in self._explorers:
                 age = now - before[1]
                 change = _LIFETIME_WEIGHT * (age - self._lifetime)
                 self._lifetime = self._lifetime + change if self._lifetime else age
@@ -135,77 +135,79 @@ def kind_of(node: PrefixNode) -> Kind:
     return Kind.BRANCH_TWICE if node.hits < 4 else Kind.BRANCH_OFTEN
 
 
-_GROUPS = (
-    *("nothing resumes there", "checkpoints"),
-    *("nothing resumes there, of a session", "checkpoints of a session"),
-)
+class Tier(Ordered):
+    """What goes before others, however much these are worth."""
+
+    STATELESS = "nothing resumes there"
+    CHECKPOINT = "checkpoints"
+    STATELESS_OF_SESSION = "nothing resumes there, of a session"
+    CHECKPOINT_OF_SESSION = "checkpoints of a session"
+
+    @classmethod
+    def of(cls, candidate: Candidate) -> Tier:
+        if candidate.referenced:
+            return cls.CHECKPOINT_OF_SESSION if candidate.resumable else cls.STATELESS_OF_SESSION
+        return cls.CHECKPOINT if candidate.resumable else cls.STATELESS
 
 
 class _PredictedRanking(Ranking):
     def __init__(self, value: PredictedReuse) -> None:
         self._value = value
-        self._order: tuple[_Oldest | _Shortlist, ...] = (
-            *(_Oldest(), _Shortlist(value)),
-            *(_Oldest(), _Shortlist(value)),
+        self._tiers: Tiers[PrefixNode, Tier, _Oldest | _Shortlist] = Tiers(
+            {
+                Tier.STATELESS: _Oldest(),
+                Tier.CHECKPOINT: _Shortlist(value),
+                Tier.STATELESS_OF_SESSION: _Oldest(),
+                Tier.CHECKPOINT_OF_SESSION: _Shortlist(value),
+            }
         )
-        self._queue_of: dict[PrefixNode, _Oldest | _Shortlist] = {}
 
     def place(self, node: PrefixNode, candidate: Candidate) -> None:
-        queue = self._order[candidate.resumable + 2 * candidate.referenced]
-        before = self._queue_of.get(node)
-        if before is not None and before is not queue:
-            before.discard(node)
-        self._queue_of[node] = queue
-        queue.place(node, candidate.efficiency)
+        last_use = self._value.last_use(node)
+        self._tiers.put(Tier.of(candidate), node, last_use, candidate.efficiency)
 
     def discard(self, node: PrefixNode) -> None:
-        queue = self._queue_of.pop(node, None)
-        if queue is not None:
-            queue.discard(node)
+        self._tiers.discard(node)
 
     def least_useful(self) -> PrefixNode | None:
-        for queue in self._order:
-            if queue:
-                return queue.first()
-        return None
+        queue = self._tiers.first()
+        return None if queue is None else queue.first()
 
     def standing(self, node: PrefixNode) -> Standing | None:
-        queue = self._queue_of.get(node)
-        if queue is None:
+        found = self._tiers.find(node)
+        if found is None:
             return None
-        return Standing(_GROUPS[self._order.index(queue)], queue.score(node))
+        tier, queue = found
+        return Standing(tier.words, queue.score(node))
 
     def placed(self) -> Iterator[Placed]:
-        for group, queue in zip(_GROUPS, self._order, strict=True):
+        for tier, queue in self._tiers.queues():
             for node, kind, efficiency, last_use in queue.placed():
-                yield Placed(node, f"{group}{kind}", efficiency, last_use)
+                yield Placed(node, f"{tier.words}{kind}", efficiency, last_use)
 
     def admits(self, efficiency: float, *, branch: bool) -> bool:
         worth = efficiency * self._value.model.rate(Kind.BRANCH_NEW if branch else Kind.END, 0.0)
-        lowest = next((queue.lowest() for queue in self._order if queue), 0.0)
-        return worth * _MARGIN >= lowest
+        queue = self._tiers.first()
+        return worth * _MARGIN >= (0.0 if queue is None else queue.lowest())
 
 
 class _Oldest:
     """Candidates whose efficiency does not count."""
 
     def __init__(self) -> None:
-        self._table: CandidateTable[PrefixNode] = CandidateTable()
+        self._recency: Table[PrefixNode] = Table(1)
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self._recency)
 
-    def place(self, node: PrefixNode, _efficiency: float) -> None:
-        if node in self._table:
-            self._table.touch(node, node.last_use)
-        else:
-            self._table.add(node, node.last_use, 0.0)
+    def put(self, node: PrefixNode, last_use: float, _efficiency: float) -> None:
+        self._recency.put(node, last_use)
 
     def discard(self, node: PrefixNode) -> None:
-        self._table.discard(node)
+        self._recency.discard(node)
 
     def first(self) -> PrefixNode:
-        return self._table.least_useful(0.0)
+        return self._recency.owner_of_least(0)
 
     def lowest(self) -> float:
         return 0.0
@@ -214,8 +216,8 @@ class _Oldest:
         return 0.0
 
     def placed(self) -> Iterator[tuple[PrefixNode, str, float, float]]:
-        for node, last_use, efficiency in self._table.rows():
-            yield node, "", efficiency, last_use
+        for node, (last_use,) in self._recency.rows():
+            yield node, "", 0.0, last_use
 
 
 # Score, last use, a number that no other has, the candidate.
@@ -232,7 +234,7 @@ class _Shortlist:
     def __init__(self, value: PredictedReuse) -> None:
         self._value = value
         # Efficiency, last use, kind.
-        self._rows: Rows[PrefixNode] = Rows(3)
+        self._rows: Table[PrefixNode] = Table(3)
         # The heap's entries that count; others are out of date.
         self._entries: dict[PrefixNode, _Entry] = {}
         self._heap: list[_Entry] = []
@@ -244,8 +246,8 @@ class _Shortlist:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def place(self, node: PrefixNode, efficiency: float) -> None:
-        kind, last_use = kind_of(node), self._value.last_use(node)
+    def put(self, node: PrefixNode, last_use: float, efficiency: float) -> None:
+        kind = kind_of(node)
         self._rows.put(node, efficiency, last_use, kind)
         age = max(self._value.now - floor(last_use), 0.0)
         self._pushed += 1
@@ -271,9 +273,8 @@ class _Shortlist:
         return efficiency * self._value.model.rate(int(kind), age)
 
     def placed(self) -> Iterator[tuple[PrefixNode, str, float, float]]:
-        for node, row in zip(self._rows.owners, self._rows.columns.T.tolist(), strict=True):
-            efficiency, last_use, kind = row
-            yield node, f" of kind {Kind(kind).name}", efficiency, last_use
+        for node, (efficiency, last_use, kind) in self._rows.rows():
+            yield node, f" of kind {Kind(int(kind)).name}", efficiency, last_use
 
     def _least(self) -> _Entry:
         every = max(_FIRST_PAUSE, len(self._rows) / _CANDIDATES_PER_TICK)

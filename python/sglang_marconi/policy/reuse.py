@@ -47,9 +47,19 @@ class Kind(IntEnum):
     BRANCH_OFTEN = 6
 
 
-# Where kinds are much alike, what is seen of one tells of the others.
-_GROUP = np.array([0, 0, 1, 2, 2, 2, 2])
-_GROUPS = 3
+ENDS = frozenset({Kind.END, Kind.OFFSHOOT})
+
+
+class _Group(IntEnum):
+    """Kinds that are much alike: what is seen of one tells of the others."""
+
+    ENDS = 0
+    OUTGROWN = 1
+    BRANCHES = 2
+
+
+# Of each kind.
+_GROUP = np.array([*[_Group.ENDS] * 2, _Group.OUTGROWN, *[_Group.BRANCHES] * 4])
 
 _BINS_PER_OCTAVE = 2
 _BINS = 17 * _BINS_PER_OCTAVE
@@ -116,7 +126,7 @@ class ReuseModel:
 
     def share_of_ends_used(self) -> float:
         """Uses of ends for each one stored, those long ago counting less."""
-        return float(self._uses[_GROUP == 0].sum()) / max(self._ends, 1.0)
+        return float(self._uses[_GROUP == _Group.ENDS].sum()) / max(self._ends, 1.0)
 
     def used(self, kind: int, age: float) -> None:
         """One of this kind was used, so long after its last use."""
@@ -191,7 +201,7 @@ class ReuseModel:
 
 
 def _by_group(counts: _Floats) -> _Floats:
-    return np.stack([counts[group == _GROUP].sum(axis=0) for group in range(_GROUPS)])
+    return np.stack([counts[group == _GROUP].sum(axis=0) for group in _Group])
 
 
 def _corrected(guesses: _Floats, uses: _Floats, time: _Floats, weight: float) -> _Floats:

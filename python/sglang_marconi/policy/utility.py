@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple, TypeVar
 
-from sglang_marconi.policy.candidates import RankedCandidates
+import numpy as np
+
 from sglang_marconi.policy.ledger import PrefixNode
 from sglang_marconi.policy.ranking import Candidate, Placed, Ranking, Standing, Valuation
+from sglang_marconi.policy.table import Table
+from sglang_marconi.policy.tiers import Ordered, Tiers
 
-# Ranks, in the order in which they go; what a session refers to has _REFERENCED added.
-_STATELESS, _DEMOTION, _PLAIN, _PLAIN_ABOVE, _BRANCH, _BRANCH_ABOVE, _REFERENCED = range(7)
-_RANKS = 2 * _REFERENCED
-_NAMES = (
-    *("nothing resumes there", "demotions"),
-    *("checkpoints with at most one child", "checkpoints with at most one child, in use below"),
-    *("branch points", "branch points, in use below"),
-)
+T = TypeVar("T")
+
+_RECENCY, _EFFICIENCY = range(2)
+# Utilities that differ by no more of what recency spans are equal, but for rounding.
+_TIE = 1e-9
 
 
 class PaperUtility(Valuation):
     """Recency and FLOP efficiency, ``alpha`` times the latter (arXiv 2411.19379, section 4.2).
 
-    Alpha 0 is LRU; it may be changed at any time. Before utility decides, the kind of node does:
-    what nothing can resume at goes first; states are demoted before any is evicted; then go nodes
-    with at most one child, then branch points; what stands above a running request goes after
-    others of its kind.
+    Alpha 0 is LRU; it may be changed at any time. Before utility decides, the `Tier` of a
+    candidate does.
     """
 
     def __init__(self, alpha: float = 0.0) -> None:
@@ -34,43 +33,118 @@ class PaperUtility(Valuation):
         return _UtilityRanking(self)
 
 
+class Step(Ordered):
+    """What is given up, in the order in which it goes."""
+
+    STATELESS = "nothing resumes there"
+    DEMOTION = "demotions"
+    PLAIN = "checkpoints with at most one child"
+    PLAIN_ABOVE = "checkpoints with at most one child, in use below"
+    BRANCH = "branch points"
+    BRANCH_ABOVE = "branch points, in use below"
+
+
+class Tier(NamedTuple):
+    """What goes before or after others, however useful; what a session refers to goes last."""
+
+    of_session: bool
+    step: Step
+
+    @classmethod
+    def of(cls, node: PrefixNode, candidate: Candidate) -> Tier:
+        if not candidate.resumable:
+            step = Step.STATELESS
+        elif candidate.demotion:
+            step = Step.DEMOTION
+        elif len(node.children) > 1:
+            step = Step.BRANCH_ABOVE if node.running_below else Step.BRANCH
+        else:
+            step = Step.PLAIN_ABOVE if node.running_below else Step.PLAIN
+        return cls(candidate.referenced, step)
+
+    @property
+    def words(self) -> str:
+        """What people are shown."""
+        return self.step.words + (", of a session" if self.of_session else "")
+
+
+TIERS = tuple(Tier(of_session, step) for of_session in (False, True) for step in Step)
+"""In the order in which they go."""
+
+
 class _UtilityRanking(Ranking):
     def __init__(self, utility: PaperUtility) -> None:
         self._utility = utility
-        self._candidates: RankedCandidates[PrefixNode] = RankedCandidates(_RANKS)
+        self._tiers: Tiers[PrefixNode, Tier, CandidateTable[PrefixNode]] = Tiers(
+            {tier: CandidateTable() for tier in TIERS}
+        )
 
     def place(self, node: PrefixNode, candidate: Candidate) -> None:
-        self._candidates.place(node, _rank(node, candidate), node.last_use, candidate.efficiency)
+        self._tiers.put(Tier.of(node, candidate), node, node.last_use, candidate.efficiency)
 
     def discard(self, node: PrefixNode) -> None:
-        self._candidates.discard(node)
+        self._tiers.discard(node)
 
     def least_useful(self) -> PrefixNode | None:
-        return self._candidates.least_useful(self._utility.alpha)
+        table = self._tiers.first()
+        return None if table is None else table.least_useful(self._utility.alpha)
 
     def standing(self, node: PrefixNode) -> Standing | None:
-        found = self._candidates.standing(node, self._utility.alpha)
+        found = self._tiers.find(node)
         if found is None:
             return None
-        rank, utility = found
-        return Standing(_group(rank), utility)
+        tier, table = found
+        return Standing(tier.words, table.utility(node, self._utility.alpha))
 
     def placed(self) -> Iterator[Placed]:
-        for node, rank, recency, efficiency in self._candidates.rows():
-            yield Placed(node, _group(rank), efficiency, recency)
+        for tier, table in self._tiers.queues():
+            for node, (recency, efficiency) in table.rows():
+                yield Placed(node, tier.words, efficiency, recency)
 
 
-def _group(rank: int) -> str:
-    return _NAMES[rank % _REFERENCED] + (", of a session" if rank >= _REFERENCED else "")
+class CandidateTable(Table[T]):
+    """Candidates for one eviction, as columns that numpy scores in one pass.
 
+    Each candidate has a *recency* (time of its last use on a logical clock) and an
+    *efficiency* (FLOPs a hit on it saves, per byte its eviction frees), `put` in this order.
+    """
 
-def _rank(node: PrefixNode, candidate: Candidate) -> int:
-    if not candidate.resumable:
-        rank = _STATELESS
-    elif candidate.demotion:
-        rank = _DEMOTION
-    elif len(node.children) > 1:
-        rank = _BRANCH_ABOVE if node.running_below else _BRANCH
-    else:
-        rank = _PLAIN_ABOVE if node.running_below else _PLAIN
-    return rank + _REFERENCED if candidate.referenced else rank
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def least_useful(self, alpha: float) -> T:
+        """The candidate with the least utility; there must be one.
+
+        Utility is ``recency + alpha * efficiency``, both min-max normalised over the
+        candidates (Marconi, arXiv 2411.19379, section 4.2); a term that is the same for
+        all of them counts as 0. Of equally useful ones the one used longest ago goes: of two
+        candidates of which one is more recent and the other more efficient, alpha 1 makes
+        both equally useful.
+        """
+        span = self._span(_EFFICIENCY) if alpha else 0.0
+        if not span:
+            return self.owner_of_least(_RECENCY)
+        recency = self.column(_RECENCY)
+        # Shifting or scaling the sum does not move its minimum: recency stays as it is.
+        # Where all are equally recent, efficiency decides alone, at any weight.
+        unit = self._span(_RECENCY) or 1.0
+        scores = np.multiply(self.column(_EFFICIENCY), alpha * unit / span, self.scratch())
+        scores += recency
+        least = scores.argmin()
+        tied = (scores <= scores[least] + _TIE * unit).nonzero()[0]
+        if len(tied) > 1:
+            least = tied[recency[tied].argmin()]
+        return self.owners[int(least)]
+
+    def utility(self, owner: T, alpha: float) -> float:
+        """What `least_useful` compares, for one candidate: from 0 to ``1 + alpha``."""
+        row = self.get(owner)
+        assert row is not None
+        recency, efficiency = (
+            (value - self.extent(at)[0]) / (self._span(at) or 1.0) for at, value in enumerate(row)
+        )
+        return recency + alpha * efficiency
+
+    def _span(self, column: int) -> float:
+        low, high = self.extent(column)
+        return high - low

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sglang_marconi.cost import ModelCost
-from sglang_marconi.policy.candidates import CandidateTable
 from sglang_marconi.policy.eviction import SharedBudgetEviction
 from sglang_marconi.policy.ledger import PrefixNode
-from sglang_marconi.policy.utility import PaperUtility
+from sglang_marconi.policy.ranking import Candidate, Placed, Ranking, Standing, Valuation
+from sglang_marconi.policy.table import Table
 from sglang_marconi.simulate.shared_budget import SharedBudgetCache
 from sglang_marconi.simulate.tree import RadixTree, TreeNode
 from sglang_marconi.traces.requests import TraceRequest
@@ -73,96 +74,102 @@ def _first_not_in(served: Sequence[int], uses: Sequence[int], after: int) -> flo
     return _NEVER
 
 
-class _Foreseen(CandidateTable[PrefixNode]):
-    """Scores by what a candidate saves per byte and unit of time until it is used again.
+class Foresight(Valuation):
+    """What a hit saves per byte and request until it comes, by a trace known from the beginning.
 
-    Its *recency* is the number of the request that uses it next.
+    Who serves the trace tells it of each request, by `served`.
     """
 
-    now = 0
+    def __init__(self, requests: Sequence[TraceRequest]) -> None:
+        self._future = Future(requests)
+        # The number of the request that is being served.
+        self.now = 0
+        self.clear()
 
-    def least_useful(self, alpha: float) -> PrefixNode:
-        rows = len(self._owners)
-        wait = self._recency.values[:rows] - self.now
-        # What the present request uses has no wait, and infinite worth.
-        with np.errstate(divide="ignore", invalid="ignore"):
-            score = np.divide(self._efficiency.values[:rows], wait, self._score[:rows])
-        return self._owners[score.argmin()]
-
-
-class ClairvoyantEviction(SharedBudgetEviction):
-    """Gives up what saves least per byte and unit of time, by the uses it is told of."""
-
-    def __init__(self, cost: ModelCost) -> None:
-        super().__init__(cost, PaperUtility(0.0))
+    def attach(self, notice: Callable[[PrefixNode], None]) -> None:
+        self._notice = notice
 
     def clear(self) -> None:
-        super().clear()
-        self._foreseen = _Foreseen()
+        # The request that resumes there next, for the nodes that have a state.
         self._next: dict[PrefixNode, float] = {}
 
-    def advance(self, number: int) -> None:
-        """Request ``number`` is being served."""
-        self._foreseen.now = number
+    def ranking(self) -> Ranking:
+        return _ForeseenRanking(self)
 
-    def foresee(self, node: PrefixNode, number: float) -> None:
-        """Request ``number`` is the next that would resume at ``node``."""
-        self._next[node] = number
-        self._stale[node] = None
-
-    def drop_state(self, node: PrefixNode) -> None:
-        self._leave_to_above(node)
-        super().drop_state(node)
-
-    def remove(self, node: PrefixNode) -> None:
-        if node.has_state:
-            self._leave_to_above(node)
-        super().remove(node)
-
-    def _leave_to_above(self, node: PrefixNode) -> None:
+    def gone(self, node: PrefixNode, now: float) -> None:
         """Who would have resumed at ``node`` will at the nearest state above it."""
+        number = self._next.pop(node, _NEVER)
         above = node.parent
         while above is not None and not above.has_state:
             above = above.parent
         if above is not None:
-            self.foresee(above, min(self._next.get(above, _NEVER), self._next.get(node, _NEVER)))
+            self._foresee(above, min(self.next_use(above), number))
+
+    def served(self, sequence: Tokens, nodes: Sequence[PrefixNode]) -> None:
+        """The present request left ``nodes``, a path along ``sequence``; the next one comes."""
+        numbers = self._future.next_hits(sequence, nodes, self.now)
+        for node, number in zip(nodes, numbers, strict=True):
+            self._foresee(node, number)
+        self.now += 1
+
+    def next_use(self, node: PrefixNode) -> float:
+        """The number of the request that resumes at ``node`` next, or infinity."""
+        return self._next.get(node, _NEVER)
+
+    def _foresee(self, node: PrefixNode, number: float) -> None:
+        if node.has_state:
+            self._next[node] = number
+        self._notice(node)
+
+
+class _ForeseenRanking(Ranking):
+    """The least worth goes first: efficiency over the requests until the next use."""
+
+    def __init__(self, foresight: Foresight) -> None:
+        self._foresight = foresight
+        # Efficiency, and the request that uses it next.
+        self._rows: Table[PrefixNode] = Table(2)
+
+    def place(self, node: PrefixNode, candidate: Candidate) -> None:
+        # At the end: of all that no request uses again, what changed last does not go first.
+        self._rows.discard(node)
+        self._rows.put(node, candidate.efficiency, self._foresight.next_use(node))
+
+    def discard(self, node: PrefixNode) -> None:
+        self._rows.discard(node)
 
     def least_useful(self) -> PrefixNode | None:
-        self._settle()
-        return self._foreseen.least_useful(0.0) if self._foreseen else None
+        if not self._rows:
+            return None
+        efficiency, number = self._rows.columns
+        return self._rows.owners[self._worth(efficiency, number).argmin()]
 
-    def _place(self, node: PrefixNode) -> None:
-        if node in self._foreseen:
-            self._foreseen.discard(node)
-        saved = self._saved_flops(node)
-        candidate = self._leaf(node, saved) or self._inner(node, saved)
-        if candidate is not None:
-            self._foreseen.add(node, self._next.get(node, _NEVER), candidate.efficiency)
+    def standing(self, node: PrefixNode) -> Standing | None:
+        row = self._rows.get(node)
+        return None if row is None else Standing("all", float(self._worth(*np.array(row))))
 
-    def _forget(self, node: PrefixNode) -> None:
-        if node in self._foreseen:
-            self._foreseen.discard(node)
-        self._next.pop(node, None)
+    def placed(self) -> Iterator[Placed]:
+        for node, (efficiency, _) in self._rows.rows():
+            yield Placed(node, "all", efficiency, node.last_use)
+
+    def _worth(
+        self, efficiency: NDArray[np.float64], number: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        # What the present request uses has no wait, and infinite worth.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return efficiency / (number - self._foresight.now)
 
 
 class ClairvoyantCache(SharedBudgetCache):
     """Serves a trace that it knows from the beginning."""
 
-    policy: ClairvoyantEviction
-
     def __init__(self, cost: ModelCost, total_bytes: int, requests: Sequence[TraceRequest]) -> None:
-        super().__init__(cost, ClairvoyantEviction(cost), total_bytes)
-        self._future = Future(requests)
-        self._served = 0
+        self._foresight = Foresight(requests)
+        super().__init__(cost, SharedBudgetEviction(cost, self._foresight), total_bytes)
 
     def serve(self, request: TraceRequest) -> int:
-        self.policy.advance(self._served)
         hit = super().serve(request)
         sequence = request.prompt + request.reply
-        nodes = [node.prefix for node in self._tree.walk(sequence, len(sequence)).path]
-        for node, number in zip(
-            nodes, self._future.next_hits(sequence, nodes, self._served), strict=True
-        ):
-            self.policy.foresee(node, number)
-        self._served += 1
+        path = self._tree.walk(sequence, len(sequence)).path
+        self._foresight.served(sequence, [node.prefix for node in path])
         return hit

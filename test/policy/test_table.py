@@ -1,10 +1,10 @@
-"""Rows of numbers, against a dict of them."""
+"""A table, against a dict of its rows."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from sglang_marconi.policy.rows import Rows
+from sglang_marconi.policy.table import Table
 
 _COLUMNS = 2
 
@@ -13,7 +13,7 @@ numbers = st.tuples(*[st.floats(allow_nan=False)] * _COLUMNS)
 calls = st.lists(st.tuples(st.integers(0, 20), numbers | st.none()), max_size=80)
 
 
-def follow(rows: Rows[int], sequence: list[tuple[int, tuple[float, ...] | None]]) -> None:
+def follow(rows: Table[int], sequence: list[tuple[int, tuple[float, ...] | None]]) -> None:
     for owner, row in sequence:
         if row is None:
             rows.discard(owner)
@@ -21,7 +21,7 @@ def follow(rows: Rows[int], sequence: list[tuple[int, tuple[float, ...] | None]]
             rows.put(owner, *row)
 
 
-def assert_holds(rows: Rows[int], expected: dict[int, tuple[float, ...]]) -> None:
+def assert_holds(rows: Table[int], expected: dict[int, tuple[float, ...]]) -> None:
     assert len(rows) == len(expected)
     assert rows.columns.shape == (_COLUMNS, len(expected))
     held = dict(zip(rows.owners, rows.columns.T.tolist(), strict=True))
@@ -30,7 +30,7 @@ def assert_holds(rows: Rows[int], expected: dict[int, tuple[float, ...]]) -> Non
 
 @given(calls)
 def test_rows_hold_what_was_put_last(sequence: list[tuple[int, tuple[float, ...] | None]]) -> None:
-    rows: Rows[int] = Rows(_COLUMNS)
+    rows: Table[int] = Table(_COLUMNS)
     expected: dict[int, tuple[float, ...]] = {}
     for owner, row in sequence:
         follow(rows, [(owner, row)])
@@ -44,7 +44,7 @@ def test_rows_hold_what_was_put_last(sequence: list[tuple[int, tuple[float, ...]
 
 @given(st.integers(1, 500), st.lists(st.integers(0, 499)))
 def test_rows_grow_and_shrink(count: int, gone: list[int]) -> None:
-    rows: Rows[int] = Rows(_COLUMNS)
+    rows: Table[int] = Table(_COLUMNS)
     owners = list(range(count))
     expected = {owner: (float(owner), -float(owner)) for owner in owners}
     follow(rows, list(expected.items()))
@@ -61,8 +61,8 @@ def test_the_order_of_rows_depends_on_the_calls_alone(
 ) -> None:
     """Not on where owners lie in memory, nor on their hashes."""
     owners = [object() for _ in range(21)]
-    named: Rows[int] = Rows(_COLUMNS)
-    placed: Rows[object] = Rows(_COLUMNS)
+    named: Table[int] = Table(_COLUMNS)
+    placed: Table[object] = Table(_COLUMNS)
     follow(named, sequence)
     for owner, row in sequence:
         if row is None:
@@ -73,10 +73,24 @@ def test_the_order_of_rows_depends_on_the_calls_alone(
 
 
 def test_columns_may_be_written_to() -> None:
-    rows: Rows[str] = Rows(_COLUMNS)
+    rows: Table[str] = Table(_COLUMNS)
     for owner in ("a", "b", "c"):
         rows.put(owner, 1.0, 2.0)
     rows.discard("a")
     rows.columns[1] = 5.0
     assert (rows.get("b"), rows.get("c")) == ([1.0, 5.0], [1.0, 5.0])
     assert rows.get("a") is None
+
+
+@given(calls, st.sets(st.integers(0, 80)))
+def test_an_extent_is_that_of_the_rows_whenever_it_is_asked_for(
+    sequence: list[tuple[int, tuple[float, ...] | None]], asked: set[int]
+) -> None:
+    table: Table[int] = Table(_COLUMNS)
+    for number, call in enumerate(sequence):
+        follow(table, [call])
+        if number in asked and len(table):
+            for at, column in enumerate(table.columns.tolist()):
+                assert table.extent(at) == (min(column), max(column))
+                least = table.get(table.owner_of_least(at))
+                assert least is not None and least[at] == min(column)
