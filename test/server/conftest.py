@@ -7,17 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from forked_server import ForkedServer
 from local_server import LocalServer
+from support.forked_server import MARCONI, ForkedServer
 from tiny_model import build_tiny_model
-
-MARCONI = (
-    *("--radix-cache-backend", "marconi"),
-    "--enable-cache-report",
-    # Small pools: without limits SGLang takes most of the machine's memory.
-    *("--max-total-tokens", "65536", "--max-mamba-cache-size", "192"),
-    *("--max-running-requests", "16"),
-)
 
 # A chunk of 128 tokens makes chunked prefills of ordinary prompts; the defaults
 # (`extra_buffer`, overlap scheduling) are what a production server runs with.

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from client import Reply, flush, generate
-from forked_server import ForkedServer
 from local_server import LocalServer
-from prompts import tokens
+from support.client import Reply, flush, generate
+from support.forked_server import ForkedServer
+from support.prompts import tokens
 
 pytestmark = pytest.mark.server
 

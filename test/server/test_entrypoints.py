@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from client import flush
-from conftest import MARCONI
 from local_server import LocalServer, launch_command
 from openai import OpenAI
+from support.client import flush
+from support.forked_server import MARCONI
 
 pytestmark = pytest.mark.server
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from client import Reply, flush, generate
 from covertable import make
-from forked_server import ForkedServer
 from local_server import LocalServer
-from prompts import tokens
+from support.client import Reply, flush, generate
+from support.forked_server import ForkedServer
+from support.prompts import tokens
 
 TOLERANCE = 1e-4
 """In float32; a state resumed at another token sums in another order."""

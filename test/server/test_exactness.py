@@ -8,9 +8,9 @@ import urllib.request
 from collections.abc import Sequence
 
 import pytest
-from client import Reply, flush, generate, generate_batch
 from local_server import LocalServer
-from prompts import tokens
+from support.client import Reply, flush, generate, generate_batch
+from support.prompts import tokens
 
 pytestmark = pytest.mark.server
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from client import flush
 from local_server import LocalServer
+from support.client import flush
 
 pytestmark = [
     pytest.mark.server,

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import psutil
 import pytest
-from client import generate
 from local_server import LocalServer
-from prompts import tokens
-from remains import Holdings, alive, family, holdings, remaining
+from support.client import generate
+from support.prompts import tokens
+from support.remains import Holdings, alive, family, holdings, remaining
 
 pytestmark = pytest.mark.server
 

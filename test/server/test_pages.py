@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from client import flush, generate
-from conftest import MARCONI
-from forked_server import ForkedServer
 from local_server import LocalServer
-from prompts import tokens
+from support.client import flush, generate
+from support.forked_server import MARCONI, ForkedServer
+from support.prompts import tokens
 
 pytestmark = pytest.mark.server
 

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from client import flush, generate
-from forked_server import ForkedServer
 from local_server import LocalServer
-from prompts import tokens
+from support.client import flush, generate
+from support.forked_server import ForkedServer
+from support.prompts import tokens
 
 pytestmark = pytest.mark.server
 

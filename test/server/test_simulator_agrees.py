@@ -10,8 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from client import flush
-from forked_server import ForkedServer
 from local_server import LocalServer
 from sglang_marconi.cost import ModelCost
 from sglang_marconi.policy.eviction import EvictionPolicy
@@ -24,6 +22,8 @@ from sglang_marconi.replay.simulator.cache import Budget, SimulatedCache
 from sglang_marconi.replay.simulator.policies import build_cache
 from sglang_marconi.replay.simulator.two_pools import TwoPoolCache
 from sglang_marconi.replay.tokens import Tokens
+from support.client import flush
+from support.forked_server import ForkedServer
 
 pytestmark = pytest.mark.server
 

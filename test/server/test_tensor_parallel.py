@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from client import Reply, flush, generate, post
-from forked_server import ForkedServer
 from local_server import LocalServer
-from prompts import tokens
 from sglang_marconi.cli import main
+from support.client import Reply, flush, generate, post
+from support.forked_server import ForkedServer
+from support.prompts import tokens
 
 pytestmark = [
     pytest.mark.server,

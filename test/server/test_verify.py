@@ -10,17 +10,16 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import planted_mistakes
 import pytest
-from conftest import MARCONI
-from forked_server import ForkedServer
 from local_server import LocalServer
-from planted_mistakes import MISTAKES
 from sglang_marconi.verify.calibration import Calibrated, calibrate
 from sglang_marconi.verify.run import examine
 from sglang_marconi.verify.server import Server
 from sglang_marconi.verify.verdict import Report, Verdict
 from sglang_marconi.verify.workloads import WORKLOADS
+from support import planted_mistakes
+from support.forked_server import MARCONI, ForkedServer
+from support.planted_mistakes import MISTAKES
 
 pytestmark = pytest.mark.server
 

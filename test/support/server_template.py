@@ -9,17 +9,35 @@ with the suffix `.status`.
 from __future__ import annotations
 
 import asyncio
+import gc
+import importlib
 import json
 import multiprocessing
 import os
 import signal
 import sys
+import time
 import traceback
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any, NoReturn
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+_IMPORTED_BY_A_SERVER = (
+    "sglang.launch_server",
+    "sglang.srt.entrypoints.http_server",
+    "sglang.srt.managers.scheduler",
+    "sglang.srt.managers.detokenizer_manager",
+    "sglang.srt.models.registry",
+    "sglang.srt.layers.attention.linear.kda_backend",
+    "sglang.srt.layers.attention.linear.gdn_backend",
+    "sglang.srt.layers.attention.linear.lightning_backend",
+    "sglang_marconi.cache.radix_cache",
+    "sglang_marconi.cache.branch_cut",
+)
+
+_INTERVAL = 0.1
 
 _logs: dict[int, Path] = {}
 
@@ -47,6 +65,10 @@ def _import_sglang() -> None:
     from sglang.srt.plugins import load_plugins
 
     load_plugins()
+    for module in _IMPORTED_BY_A_SERVER:
+        importlib.import_module(module)
+    # No server's collections visit, and so copy, what all of them share.
+    gc.freeze()
 
 
 def _note_ended(_signal: int, _frame: FrameType | None) -> None:
@@ -66,12 +88,12 @@ def _serve(arguments: list[str], environment: dict[str, str], log: Path) -> NoRe
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         os.setsid()
         os.environ.update(environment)
-        target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        target = os.open(log, os.O_WRONLY | os.O_APPEND)
         for stream in (1, 2):
             os.dup2(target, stream)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         _fork_instead_of_spawn()
-        _end_at_once()
+        _look_more_often()
         from sglang.launch_server import run_server
         from sglang.srt.server_args import prepare_server_args
 
@@ -102,17 +124,22 @@ def _fork_instead_of_spawn() -> None:
     multiprocessing.get_context = forking  # type: ignore[assignment]
 
 
-def _end_at_once() -> None:
-    """SGLang looks every five seconds whether it has been told to end."""
+def _look_more_often() -> None:
+    """SGLang looks every second whether it has started, every five whether it is to end."""
+    from sglang.srt.entrypoints import http_server
     from sglang.srt.managers.tokenizer_manager import TokenizerManager
+
+    def sleep(seconds: float) -> None:
+        time.sleep(min(seconds, _INTERVAL))
 
     ends = TokenizerManager.sigterm_watchdog
 
     async def watch(self: Any) -> None:
         while not self.gracefully_exit:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(_INTERVAL)
         await ends(self)
 
+    http_server.time = SimpleNamespace(**{**vars(time), "sleep": sleep})
     TokenizerManager.sigterm_watchdog = watch
 
 

@@ -14,6 +14,15 @@ from pathlib import Path
 
 from local_server import LocalServer, Process
 
+# What most servers of the tests are started with.
+MARCONI = (
+    *("--radix-cache-backend", "marconi"),
+    "--enable-cache-report",
+    # Small pools: without limits SGLang takes most of the machine's memory.
+    *("--max-total-tokens", "65536", "--max-mamba-cache-size", "192"),
+    *("--max-running-requests", "16"),
+)
+
 _TEMPLATE = Path(__file__).with_name("server_template.py")
 
 
@@ -26,6 +35,10 @@ class ForkedServer(LocalServer):
     def _start(self, command: list[str]) -> Process:
         launched = command.index("sglang.launch_server")
         return _template().fork(command[launched + 1 :], self._env, self.log_path)
+
+    def _is_ready(self) -> bool:
+        # After a request of its own; asked for its health, SGLang waits a second before it looks.
+        return "The server is fired up and ready to roll!" in self.log_path.read_text()
 
 
 class _Template:
@@ -44,11 +57,15 @@ class _Template:
 
     def fork(self, arguments: list[str], environment: dict[str, str], log: Path) -> _Forked:
         """A server with SGLang's ``arguments``."""
+        status = log.with_suffix(".status")
+        # Nothing is to be read of a server before it that had the same log.
+        log.write_text("")
+        status.unlink(missing_ok=True)
         request = {"arguments": arguments, "environment": environment, "log": str(log)}
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        return _Forked(int(self._answer()), log.with_suffix(".status"))
+        return _Forked(int(self._answer()), status)
 
     def _answer(self) -> str:
         assert self._process.stdout is not None
