@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from support.forked import run_python
 from tiny_model import build_tiny_model
 
 # Arguments, and over how many ranks SGLang divides the heads of its attention.
@@ -92,13 +91,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def resolve(cases: list[tuple[Path, tuple[str, ...]]]) -> list[Resolved]:
     """Have SGLang resolve each; that writes to the environment, so it is done elsewhere."""
     asked: list[Any] = [["--model-path", str(model), *_CPU, *more] for model, more in cases]
-    ended = subprocess.run(
-        [sys.executable, "-c", _RESOLVE, json.dumps(asked)],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", SWITCH: "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", SWITCH: "1"}
+    ended = run_python("-c", _RESOLVE, json.dumps(asked), env=env)
     assert ended.returncode == 0, ended.stderr
     lines = [line for line in ended.stdout.splitlines() if line.startswith("found ")]
     return [Resolved(*json.loads(line.removeprefix("found "))) for line in lines]

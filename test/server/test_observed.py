@@ -73,7 +73,7 @@ def observed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         "--kv-events-config",
         json.dumps({"publisher": "zmq", "endpoint": endpoint, "topic": "kv", "bind": True}),
         "--radix-eviction-policy-config",
-        json.dumps({"inspect": True, "encoding": "int8", "host_memory": "1MB"}),
+        json.dumps({"inspect": True, "encoding": "int8", "host_memory": "500KB"}),
     )
     with zmq.Context() as context, context.socket(zmq.SUB) as events:
         events.subscribe("kv")

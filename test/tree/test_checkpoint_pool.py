@@ -27,7 +27,7 @@ from sglang_marconi.policy.prediction import PredictedReuse
 from sglang_marconi.policy.ranking import Valuation
 from sglang_marconi.policy.utility import PaperUtility
 from sglang_marconi.pool import CheckpointStore, store_size
-from tree_reference import MAMBA, SINGLE_TOKENS, Flight, Serving, Tokens, with_free_passes
+from support.tree_serving import MAMBA, SINGLE_TOKENS, Flight, Serving, Tokens, with_free_passes
 
 # States large enough that a byte an element saves room, scales and whole pages included.
 CONFIG = replace(

@@ -1,11 +1,11 @@
 import psutil
 import pytest
-import tuning_workload as workload
 from sglang_marconi.tuning.drift import Sample, drifted
 from sglang_marconi.tuning.messages import ALPHAS
 from sglang_marconi.tuning.parallel import ParallelReplays
 from sglang_marconi.tuning.shadow import set_alpha, shadow_cache
 from sglang_marconi.tuning.tuner import LONGEST, SHORTEST, WINDOW, Replay, Tuner
+from support import tuning_workload as workload
 
 
 def _collect(job):
