@@ -22,6 +22,7 @@ import socket
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any, NoReturn
@@ -67,6 +68,7 @@ def main() -> None:
                     ready.unregister(key.fileobj)
                     clients -= 1
                     if not clients:
+                        _end_all()
                         return
 
 
@@ -98,6 +100,13 @@ def _note_ended(_signal: int, _frame: FrameType | None) -> None:
         if pid == 0:
             return
         _statuses.pop(pid).write_text(str(os.waitstatus_to_exitcode(status)))
+
+
+def _end_all() -> None:
+    """A client that was killed has left its processes running."""
+    for group in list(_statuses):
+        with suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
 
 
 def _become(request: dict[str, Any], inherited: set[str]) -> NoReturn:
