@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+import psutil
 import torch
 
 _CPU_ARGUMENTS = (
@@ -139,11 +140,14 @@ class LocalServer:
                 start_new_session=True,
             )
 
+    def _is_ready(self) -> bool:
+        # Unlike `/health`, it has the model generate a token: the first one is slow.
+        return _answers(f"{self.url}/health_generate")
+
     def _wait_until_ready(self, process: Process) -> None:
         deadline = time.monotonic() + self._start_timeout
         while process.poll() is None and time.monotonic() < deadline:
-            # Unlike `/health`, it has the model generate a token: the first one is slow.
-            if _answers(f"{self.url}/health_generate"):
+            if self._is_ready():
                 return
             time.sleep(0.2)
         code = process.poll()
@@ -166,16 +170,17 @@ class LocalServer:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         deadline = time.monotonic() + self._stop_timeout
-        while _group_exists(process.pid) and time.monotonic() < deadline:
+        while _any_runs(process.pid) and time.monotonic() < deadline:
             time.sleep(0.05)
 
 
-def _group_exists(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+def _any_runs(group: int) -> bool:
+    """Whether a process of the group has not ended; when it is reaped is not ours to say."""
+    for process in psutil.process_iter():
+        with suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
 
 
 def _free_port() -> int:

@@ -25,7 +25,7 @@ _STAMP = "recipe.sha256"
 _CONTEXT = 65536
 
 _HIDDEN = 128
-_PATTERN = "M-M*-M-M*-"
+PATTERN = "M-M*-M-M*-"
 """Layers in order: M is Mamba2, * attention, - MLP."""
 _MLP = 384
 _ATTENTION_HEADS, _KV_HEADS, _HEAD_DIM = 4, 2, 32
@@ -34,13 +34,13 @@ _INNER = _MAMBA_HEADS * _MAMBA_HEAD_DIM
 _CONV_CHANNELS = _INNER + 2 * _GROUPS * _STATE
 
 
-def build_tiny_model(path: Path, *, seed: int = 0) -> Path:
+def build_tiny_model(path: Path, *, seed: int = 0, pattern: str = PATTERN) -> Path:
     """Writes the model into the directory `path`, unless it is there already, and returns `path`.
 
-    The same seed gives the same files. Raises `FileExistsError` if `path` holds anything that
-    this function did not write.
+    The same seed and pattern of layers give the same files. Raises `FileExistsError` if `path`
+    holds anything that this function did not write.
     """
-    recipe = _recipe(seed)
+    recipe = _recipe(seed, pattern)
     stamp = path / _STAMP
     if stamp.is_file():
         if stamp.read_text() == recipe:
@@ -53,31 +53,32 @@ def build_tiny_model(path: Path, *, seed: int = 0) -> Path:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
         directory = Path(scratch) / "model"
         directory.mkdir()
-        _write(directory, seed)
+        _write(directory, seed, pattern)
         (directory / _STAMP).write_text(recipe)
         directory.rename(path)
     return path
 
 
-def _recipe(seed: int) -> str:
-    """Changes with the seed and with everything that the files are made from."""
+def _recipe(seed: int, pattern: str) -> str:
+    """Changes with the arguments and with everything that the files are made from."""
     sources = (__file__, tiny_tokenizer.__file__, words.__file__)
     contents = b"".join(Path(source).read_bytes() for source in sources)
-    return hashlib.sha256(contents + str(seed).encode()).hexdigest()
+    return hashlib.sha256(contents + f"{seed} {pattern}".encode()).hexdigest()
 
 
-def _write(directory: Path, seed: int) -> None:
+def _write(directory: Path, seed: int, pattern: str) -> None:
     tokenizer = tiny_tokenizer.build_tokenizer()
     tiny_tokenizer.save_tokenizer(tokenizer, directory, _CONTEXT)
     vocabulary = tokenizer.get_vocab_size()
-    weights = _weights(vocabulary, tiny_tokenizer.word_token_ids(tokenizer), seed)
+    reply_tokens = tiny_tokenizer.word_token_ids(tokenizer)
+    weights = _weights(vocabulary, reply_tokens, seed, pattern)
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
     ids = {
         "pad_token_id": tokenizer.token_to_id(tiny_tokenizer.PAD),
         "bos_token_id": tokenizer.token_to_id(tiny_tokenizer.BOS),
         "eos_token_id": tokenizer.token_to_id(tiny_tokenizer.EOS),
     }
-    _write_json(directory / "config.json", _config(vocabulary) | ids)
+    _write_json(directory / "config.json", _config(vocabulary, pattern) | ids)
     _write_json(directory / "generation_config.json", ids)
 
 
@@ -85,7 +86,7 @@ def _write_json(file: Path, content: dict[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _config(vocabulary: int) -> dict[str, Any]:
+def _config(vocabulary: int, pattern: str) -> dict[str, Any]:
     return {
         "architectures": ["NemotronHForCausalLM"],
         "model_type": "nemotron_h",
@@ -93,8 +94,8 @@ def _config(vocabulary: int) -> dict[str, Any]:
         "vocab_size": vocabulary,
         "tie_word_embeddings": False,
         "hidden_size": _HIDDEN,
-        "num_hidden_layers": len(_PATTERN),
-        "hybrid_override_pattern": _PATTERN,
+        "num_hidden_layers": len(pattern),
+        "hybrid_override_pattern": pattern,
         "intermediate_size": _MLP,
         "mlp_hidden_act": "relu2",
         "num_attention_heads": _ATTENTION_HEADS,
@@ -114,7 +115,9 @@ def _config(vocabulary: int) -> dict[str, Any]:
     }
 
 
-def _weights(vocabulary: int, reply_tokens: list[int], seed: int) -> dict[str, Tensor]:
+def _weights(
+    vocabulary: int, reply_tokens: list[int], seed: int, pattern: str
+) -> dict[str, Tensor]:
     random = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int, scale: float = 1.0) -> Tensor:
@@ -156,7 +159,7 @@ def _weights(vocabulary: int, reply_tokens: list[int], seed: int) -> dict[str, T
 
     make = {"M": mamba, "*": attention, "-": mlp}
     weights = {"backbone.embeddings.weight": normal(vocabulary, _HIDDEN)}
-    for index, kind in enumerate(_PATTERN):
+    for index, kind in enumerate(pattern):
         layer = f"backbone.layers.{index}"
         weights[f"{layer}.norm.weight"] = torch.ones(_HIDDEN)
         weights |= {f"{layer}.mixer.{name}": weight for name, weight in make[kind]().items()}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+import subprocess
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from subprocess import CompletedProcess
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +26,7 @@ from sglang_marconi.doctor.model import model_findings
 from sglang_marconi.doctor.options import Options, read_options
 from sglang_marconi.seams import SEAMS, Kind, Seam, table
 from sglang_marconi.settings.schema import Settings
+from support.forked import run_python
 from tiny_model import build_tiny_model
 
 # Here, as to import what the seams are in changes the environment, which no test may do.
@@ -75,9 +78,16 @@ def test_a_server_that_starts_is_said_to_start(
     assert "predicted reuse" in found["outcome"]["found"]
 
 
+def forked(command: Sequence[str], env: dict[str, str], **_: Any) -> CompletedProcess[bytes]:
+    """The checks that import SGLang, in a process that has it already."""
+    ended = run_python(*command[command.index("-m") :], env=env)
+    return CompletedProcess(command, ended.returncode, ended.stdout.encode(), ended.stderr.encode())
+
+
 def test_all_that_stands_in_the_way_is_named_at_once(
-    model: str, capsys: pytest.CaptureFixture[str]
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(subprocess, "run", forked)
     refused = ("--radix-eviction-policy", "lfu", "--pp-size", "2")
     settings = ("--radix-eviction-policy-config", '{"alpha": 1}')
     status, found = asked(capsys, "--", "--model-path", model, *CPU, *refused, *settings)

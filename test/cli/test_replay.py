@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
-from fake_server import fake_server
 from sglang_marconi.cli import main
 from sglang_marconi.records import RequestRecord, RunRecord, read_records
+from support.fake_server import fake_server
 
 
 def write_trace(path: Path, sessions: int = 6) -> Path:

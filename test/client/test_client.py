@@ -5,11 +5,11 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from fake_server import FakeServer, fake_server
 from sglang_marconi.client.server import ReplayError, replay
 from sglang_marconi.records import RequestRecord
 from sglang_marconi.traces.requests import ChatRequest, Message, Request, TraceRequest
 from sglang_marconi.traces.tokens import Tokens
+from support.fake_server import FakeServer, fake_server
 
 VOCABULARY = range(100)
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from naive_layers import RUN
 from sglang_marconi.cost import ShardingError
 from sglang_marconi.cost.attention import Attention, LatentAttention
 from sglang_marconi.cost.build import sum_layers
@@ -12,6 +11,7 @@ from sglang_marconi.cost.layer import LayerCost
 from sglang_marconi.cost.linear import LightningAttention, ShortConvolution
 from sglang_marconi.cost.mamba import Mamba1, Mamba2
 from sglang_marconi.cost.model import ModelCost
+from support.naive_layers import RUN
 from torch.utils.flop_counter import FlopCounterMode
 
 LAYERS = [

@@ -6,7 +6,6 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from public_models import GPT_OSS_120B
 from sglang_marconi.cost import (
     ModelCost,
     WindowCost,
@@ -15,6 +14,7 @@ from sglang_marconi.cost import (
     preset_names,
     token_length_cost,
 )
+from support.public_models import GPT_OSS_120B
 
 COSTS = {name: preset(name) for name in preset_names()} | {
     "gpt-oss-120b": from_config(GPT_OSS_120B),

@@ -5,7 +5,17 @@ from typing import Any
 
 import pytest
 import torch
-from public_models import (
+from sglang_marconi.cost import (
+    ConfigFieldError,
+    UnknownLayerError,
+    UnknownModelError,
+    UnsupportedModelError,
+    from_config,
+    preset,
+    preset_config,
+    preset_names,
+)
+from support.public_models import (
     BAMBA,
     CODESTRAL_MAMBA,
     FALCON_MAMBA,
@@ -20,16 +30,6 @@ from public_models import (
     QWEN3_5_4B,
     QWEN3_30B_A3B,
     Published,
-)
-from sglang_marconi.cost import (
-    ConfigFieldError,
-    UnknownLayerError,
-    UnknownModelError,
-    UnsupportedModelError,
-    from_config,
-    preset,
-    preset_config,
-    preset_names,
 )
 
 BILLION = 1e9

@@ -6,16 +6,6 @@ from typing import Any
 
 import pytest
 from marconi_kernels import Encoding, StateLayout, StatePart
-from public_models import (
-    CODESTRAL_MAMBA,
-    FALCON_MAMBA,
-    GIGACHAT,
-    JET_NEMOTRON,
-    LFM2_8B_A1B,
-    LING,
-    NEMOTRON_3_SUPER,
-    QWEN3_5_4B,
-)
 from sglang.srt import configs, runtime_context
 from sglang.srt.configs import (
     bailing_hybrid,
@@ -30,6 +20,16 @@ from sglang.srt.configs import (
     qwen3_next,
 )
 from sglang_marconi.cost import ENCODINGS, from_config, preset_config
+from support.public_models import (
+    CODESTRAL_MAMBA,
+    FALCON_MAMBA,
+    GIGACHAT,
+    JET_NEMOTRON,
+    LFM2_8B_A1B,
+    LING,
+    NEMOTRON_3_SUPER,
+    QWEN3_5_4B,
+)
 
 SERVED: dict[str, tuple[Callable[..., Any], Any]] = {
     "nemotron-h-8b": (configs.NemotronHConfig, preset_config("nemotron-h-8b")),

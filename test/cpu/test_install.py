@@ -7,6 +7,7 @@ import pytest
 import torch
 from sglang_marconi.cpu import replacements
 from sglang_marconi.seams import IncompatibleSGLang, Kind, Seam, check_seam
+from support.forked import run_python
 
 
 def test_importing_the_package_loads_neither_torch_nor_sglang() -> None:
@@ -80,7 +81,5 @@ print("fine")
 def test_sglang_calls_ours() -> None:
     if torch.accelerator.is_available():
         pytest.skip("the replacements are for machines without an accelerator")
-    done = subprocess.run(
-        [sys.executable, "-c", IN_SGLANG], capture_output=True, text=True, check=False
-    )
+    done = run_python("-c", IN_SGLANG)
     assert done.stdout.split() == ["fine"], done.stderr

@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import ScanInput, scan_one, selective_state_update_ref
 from sglang_marconi.cpu.mamba2 import mamba_chunk_scan_combined, selective_state_update
+from support.mamba_reference import ScanInput, scan_one, selective_state_update_ref
 from torch import Tensor
 from torch.nn import functional as F
 

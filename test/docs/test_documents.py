@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -69,7 +70,10 @@ def test_options_named_exist(document: Path) -> None:
 def test_settings_are_all_described_and_no_others() -> None:
     text = "".join(document.read_text() for document in DOCUMENTS)
     settings = {setting.key for setting in describe_settings()}
-    assert settings <= set(re.findall(r"`(\w+)`", text))
+    # Rows of a table, each with the default and what the setting does.
+    rows = re.findall(r"^ *\| `(\w+)` \| `(.+?)` \| .{20,} \|$", _read_me(), flags=re.MULTILINE)
+    described = [(key, json.loads(default)) for key, default in rows]
+    assert described == [(setting.key, setting.default) for setting in describe_settings()]
     given = {key for group in re.findall(r"'\{(.+?)\}'", text) for key in _keys(group)}
     assert given <= settings | {"file"}
 
@@ -83,6 +87,10 @@ def test_sizes_of_checkpoints() -> None:
         shown = [units.byte_size(size) for size in (*sizes, cost.kv_bytes_per_token)]
         tokens = f"{cost.state_bytes / cost.kv_bytes_per_token:,.0f}"
         assert cells == " | ".join([*shown, tokens]).replace("\xa0", " "), name
+
+
+def _read_me() -> str:
+    return (ROOT / "README.md").read_text()
 
 
 def _models() -> str:

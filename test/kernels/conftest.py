@@ -1,11 +1,23 @@
+from pathlib import Path
+
 import pytest
 import torch
+from interpreted import InterpretedSuite
 from marconi_kernels.launch import INTERPRETED
 
 COMPILED = torch.cuda.is_available() and not INTERPRETED
 
 # Needs kernels that run; without a GPU, `test_kernels_interpreted.py` sees to them.
 collect_ignore = [] if COMPILED or INTERPRETED else ["test_kernels_agree.py"]
+
+
+def pytest_pycollect_makemodule(
+    module_path: Path, parent: pytest.Collector
+) -> InterpretedSuite | None:
+    """In place of its own tests, of which it has none."""
+    if module_path.name != "test_kernels_interpreted.py" or COMPILED or INTERPRETED:
+        return None
+    return InterpretedSuite.from_parent(parent, path=module_path)
 
 
 @pytest.fixture

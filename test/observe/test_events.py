@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from sglang_marconi.events import (
     Cleared,
     Decision,
@@ -54,7 +56,14 @@ def test_who_fails_is_heard_of_once_and_switched_off_as_a_whole() -> None:
 def test_a_decision_is_the_same_timed_or_not() -> None:
     observer, heard = Observer(), list[Timed]()
     observer.on(Timed, heard.append)
-    assert timed(None, Decision.MATCH, max, 3, 5) == 5
-    assert timed(observer, Decision.MATCH, max, 3, 5) == 5
+
+    def decide(first: int, second: int) -> int:
+        time.sleep(0.02)
+        return max(first, second)
+
+    assert timed(None, Decision.MATCH, decide, 3, 5) == 5
+    start = time.perf_counter()
+    assert timed(observer, Decision.MATCH, decide, 3, 5) == 5
+    most = time.perf_counter() - start
     assert [event.decision for event in heard] == [Decision.MATCH]
-    assert heard[0].seconds >= 0
+    assert 0.02 <= heard[0].seconds <= most

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 import pytest
 from sglang_marconi.settings.schema import Settings
+from support.forked import run_python
 from tiny_model import build_tiny_model
 
 # Arguments, and over how many ranks SGLang divides the heads of its attention.
@@ -117,13 +116,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def run(script: str, asked: list[Any]) -> list[Any]:
     """What a script finds; SGLang writes to its environment, so that is done elsewhere."""
-    ended = subprocess.run(
-        [sys.executable, "-c", script, json.dumps(asked)],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", SWITCH: "1"}
+    ended = run_python("-c", script, json.dumps(asked), env=env)
     assert ended.returncode == 0, ended.stderr
     lines = [line for line in ended.stdout.splitlines() if line.startswith("found ")]
     return [json.loads(line.removeprefix("found ")) for line in lines]

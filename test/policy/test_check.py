@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from grove import Grove, NamedTree, SharedGrove
 from sglang_marconi.policy.check import (
     Disagreement,
     OwnersNode,
@@ -19,6 +18,7 @@ from sglang_marconi.policy.forms import forms_of
 from sglang_marconi.policy.prediction import PredictedReuse
 from sglang_marconi.policy.ranking import Candidate, Ranking, Valuation
 from sglang_marconi.policy.utility import PaperUtility
+from support.grove import Grove, NamedTree, SharedGrove
 
 FORMS = forms_of(100, ("int8", 30), host=True)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from grove import Grove, SharedGrove
 from sglang_marconi.policy.eviction import LeafEviction
 from sglang_marconi.policy.utility import PaperUtility
+from support.grove import Grove, SharedGrove
 
 # ---- in use or not ----
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from typing import Any, ClassVar
 
-from grove import TOKENS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -22,6 +21,7 @@ from sglang_marconi.policy.ledger import PrefixNode
 from sglang_marconi.policy.prediction import PredictedReuse
 from sglang_marconi.policy.ranking import Valuation
 from sglang_marconi.policy.utility import PaperUtility
+from support.grove import TOKENS
 
 # A leaf's KV takes more than its state.
 _SMALL_STATES = token_length_cost(state_bytes=1, kv_bytes_per_token=1)

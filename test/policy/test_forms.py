@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from grove import TOKENS, Grove, SharedGrove
 from sglang_marconi.policy.forms import LOSSY_LOSS, Form, check_forms, forms_of
 from sglang_marconi.policy.prediction import PredictedReuse
 from sglang_marconi.policy.utility import PaperUtility
+from support.grove import TOKENS, Grove, SharedGrove
 
 LOSSY = forms_of(TOKENS.state_bytes, ("int8", 25))
 HOSTED = forms_of(TOKENS.state_bytes, ("int8", 25), host=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from grove import Grove
 from sglang_marconi.policy.prediction import PredictedReuse, kind_of
 from sglang_marconi.policy.reuse import Kind
 from sglang_marconi.policy.utility import PaperUtility
+from support.grove import Grove
 
 
 def with_a_hot_branch(grove: Grove, tokens: int) -> Grove:

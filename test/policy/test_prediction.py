@@ -8,7 +8,6 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from grove import Grove, SharedGrove
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -19,6 +18,7 @@ from sglang_marconi.policy.prediction import PredictedReuse, kind_of
 from sglang_marconi.policy.ranking import Valuation
 from sglang_marconi.policy.reuse import Kind, ReuseModel
 from sglang_marconi.policy.utility import PaperUtility
+from support.grove import Grove, SharedGrove
 
 Floats = NDArray[np.float64]
 

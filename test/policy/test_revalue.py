@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from grove import Grove
 from sglang_marconi.policy.prediction import PredictedReuse
 from sglang_marconi.policy.utility import PaperUtility
+from support.grove import Grove
 
 
 def grown(valuation: PaperUtility | PredictedReuse) -> Grove:

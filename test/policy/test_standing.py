@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from grove import TOKENS, NamedTree
 from sglang_marconi.policy.eviction import EvictionPolicy
 from sglang_marconi.policy.prediction import PredictedReuse
 from sglang_marconi.policy.ranking import Valuation
 from sglang_marconi.policy.utility import PaperUtility
+from support.grove import TOKENS, NamedTree
 
 BOTH = pytest.mark.parametrize("valuation", [PaperUtility(0.7), PredictedReuse()], ids=type)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from grove import Grove, SharedGrove
 from sglang_marconi.cost import preset
 from sglang_marconi.policy.utility import TIERS, PaperUtility
+from support.grove import Grove, SharedGrove
 
 # ---- states ----
 

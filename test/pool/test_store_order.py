@@ -9,13 +9,13 @@ from typing import ClassVar
 
 import pytest
 import torch
-from fake_cuda import FakeCuda, Stream, delayed
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from marconi_kernels import Encoding, StateLayout, StatePart
 from sglang_marconi.pool import CheckpointStore, store_size
 from sglang_marconi.pool.host_memory import HostMemoryError, host_pages
+from support.fake_cuda import FakeCuda, Stream, delayed
 
 CPU = torch.device("cpu")
 LAYERS, SLOTS = 2, 3

@@ -9,7 +9,7 @@ import pytest
 from sglang_marconi import units
 from sglang_marconi.records import RequestRecord, RunRecord
 from sglang_marconi.report.write import write_report
-from test_page_records import GB, fill, request, run
+from support.run_records import GB, fill, request, run
 
 PLOTS = {
     "hit-rate-by-budget.png",

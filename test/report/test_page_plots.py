@@ -13,7 +13,7 @@ from sglang_marconi.report.latency import latency_distribution
 from sglang_marconi.report.looks import KV_COLOUR, STATES_COLOUR, looks
 from sglang_marconi.report.memory import memory_over_time
 from sglang_marconi.report.saved_flops import saved_flops
-from test_page_records import GB, request, run
+from support.run_records import GB, request, run
 
 LOOKS = looks(["lru", "marconi", "unlimited", "mine", "a $b$"])
 COLOUR = {policy: look.colour for policy, look in LOOKS.items()}

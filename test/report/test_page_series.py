@@ -5,7 +5,7 @@ from sglang_marconi.report.series import (
     hit_rate_so_far,
     holdings,
 )
-from test_page_records import request
+from support.run_records import request
 
 
 def test_hit_rate_so_far_weighs_tokens_in_the_order_of_arrival() -> None:

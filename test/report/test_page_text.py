@@ -6,7 +6,7 @@ from sglang_marconi.records import RunRecord
 from sglang_marconi.report.definitions import definitions, not_measured
 from sglang_marconi.report.looks import Looks, looks
 from sglang_marconi.report.tables import all_runs, best_by_budget, latencies
-from test_page_records import GB, request, run
+from support.run_records import GB, request, run
 
 
 def plain(text: str) -> str:

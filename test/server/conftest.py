@@ -7,17 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from forked_server import ForkedServer
 from local_server import LocalServer
-from tiny_model import build_tiny_model
-
-MARCONI = (
-    *("--radix-cache-backend", "marconi"),
-    "--enable-cache-report",
-    # Small pools: without limits SGLang takes most of the machine's memory.
-    *("--max-total-tokens", "65536", "--max-mamba-cache-size", "192"),
-    *("--max-running-requests", "16"),
-)
+from support.forked_server import MARCONI, ForkedServer
+from support.models import build_shallow_model
+from support.reference import WITHOUT_CACHE, Reference
 
 # A chunk of 128 tokens makes chunked prefills of ordinary prompts; the defaults
 # (`extra_buffer`, overlap scheduling) are what a production server runs with.
@@ -33,7 +26,15 @@ CONFIGURATIONS = {
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a small random-weight NemotronH."""
-    return build_tiny_model(tmp_path_factory.mktemp("model"))
+    return build_shallow_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def reference(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
+    """What the model answers where nothing is reused."""
+    log = tmp_path_factory.mktemp("log") / "reference.log"
+    with ForkedServer(model, *WITHOUT_CACHE, log_path=log) as server:
+        yield Reference(server.url)
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from client import flush, generate, generate_batch
 from local_server import LocalServer
-from prompts import tokens
+from support.client import flush, generate, generate_batch
+from support.prompts import tokens
 
 pytestmark = pytest.mark.server
 

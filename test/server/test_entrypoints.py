@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from client import flush
-from conftest import MARCONI
 from local_server import LocalServer, launch_command
 from openai import OpenAI
+from support.client import flush
+from support.forked import run_python
+from support.forked_server import MARCONI
 
 pytestmark = pytest.mark.server
 
@@ -110,7 +111,7 @@ def test_bad_use_ends_before_the_model_loads(
     model: Path, arguments: tuple[str, ...], named: str
 ) -> None:
     command = launch_command(model, *MARCONI, *arguments)
-    run = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    run = run_python(*command[1:])
     assert run.returncode != 0
     assert named in run.stderr
     assert "Load weight" not in run.stderr

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from client import flush
 from local_server import LocalServer
+from support.client import flush
+from support.forked import run_python
 
 pytestmark = [
     pytest.mark.server,
@@ -30,13 +29,7 @@ class Reuse(NamedTuple):
 def run_example(server: LocalServer, name: str) -> dict[str, Reuse]:
     """What an example prints, on an empty cache."""
     flush(server.url)
-    run = subprocess.run(
-        [sys.executable, str(EXAMPLES / name), "--url", server.url],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    run = run_python(str(EXAMPLES / name), "--url", server.url)
     assert run.returncode == 0, run.stderr[-3000:]
     lines = [LINE.fullmatch(line) for line in run.stdout.splitlines()]
     return {

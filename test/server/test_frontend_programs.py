@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import sglang as sgl
-from client import flush
 from local_server import LocalServer
 from sglang.test import test_programs as programs
+from support.client import flush
 
 pytestmark = pytest.mark.server
 

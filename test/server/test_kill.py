@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import psutil
 import pytest
-from client import generate
 from local_server import LocalServer
-from prompts import tokens
-from remains import Holdings, alive, family, holdings, remaining
+from support.client import generate
+from support.forked_server import ForkedServer
+from support.prompts import tokens
+from support.remains import Holdings, alive, family, holdings, remaining
 
 pytestmark = pytest.mark.server
 
@@ -64,10 +65,6 @@ def in_use(server: LocalServer) -> Running:
     return running
 
 
-def served(model: Path, log: Path, port: int | None = None) -> LocalServer:
-    return LocalServer(model, *ARGUMENTS, log_path=log, port=port)
-
-
 def check(left: Holdings) -> None:
     """Two kinds of file of SGLang's stay, with any cache: its processes' sockets, its load."""
     assert [name for name in left.sockets if name.startswith("@") or OURS in name] == []
@@ -75,16 +72,19 @@ def check(left: Holdings) -> None:
 
 
 def test_a_killed_server_leaves_nothing_of_ours_behind(model: Path, tmp_path: Path) -> None:
-    with served(model, tmp_path / "first.log") as server:
+    with LocalServer(model, *ARGUMENTS, log_path=tmp_path / "first.log") as server:
         running = in_use(server)
         psutil.Process(server.pid).kill()
         check(running.left(10))
 
-    with served(model, tmp_path / "second.log", server.port) as server:
+    log = tmp_path / "second.log"
+    with LocalServer(model, *ARGUMENTS, log_path=log, port=server.port) as server:
         running = in_use(server)
         running.named(SCHEDULER).kill()
         # SGLang's main process sees to it, and first waits for some seconds.
         check(running.left(60))
 
-    with served(model, tmp_path / "third.log", server.port) as server:
+    # It starts as any other does: a forked one tells as well whether something stands in its way.
+    log = tmp_path / "third.log"
+    with ForkedServer(model, *ARGUMENTS, log_path=log, port=server.port) as server:
         in_use(server)

@@ -9,26 +9,26 @@ from typing import Any
 
 import pytest
 from load_run import CHECKS, Plan, arguments, put_under_load
-from local_server import LocalServer
-from tiny_model import build_tiny_model
+from support.forked_server import ForkedServer
+from support.models import build_shallow_model
 
 pytestmark = pytest.mark.server
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "shared": {},
-    "int8-host": {"checkpoint_memory": 0.4, "encoding": "int8", "host_memory": "600KB"},
+    "int8-host": {"checkpoint_memory": 0.4, "encoding": "int8", "host_memory": "300KB"},
 }
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_it_keeps_working(name: str, model: Path, tmp_path: Path) -> None:
     settings = CONFIGURATIONS[name]
-    other = build_tiny_model(tmp_path / "other", seed=1)
+    other = build_shallow_model(tmp_path / "other", seed=1)
     plan = Plan(
         (model, other), seconds=25, least_actions=60, samples=30, lossy="encoding" in settings
     )
     log = tmp_path / "server.log"
-    with LocalServer(model, *arguments(json.dumps(settings)), log_path=log, env=CHECKS) as server:
+    with ForkedServer(model, *arguments(json.dumps(settings)), log_path=log, env=CHECKS) as server:
         report = asyncio.run(put_under_load(server, plan))
     assert report.failures == []
     assert report.compared == plan.samples

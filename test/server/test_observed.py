@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 import zmq
-from client import generate
-from forked_server import ForkedServer
 from local_server import LocalServer
 from prometheus_client.parser import text_string_to_metric_families
-from prompts import tokens
 from sglang.srt.disaggregation.kv_events import AllBlocksCleared, BlockStored, KVEventBatch
 from sglang_marconi.observe.routers import ON_DEVICE, ON_HOST
+from support.client import generate
+from support.forked_server import ForkedServer
+from support.prompts import tokens
 
 pytestmark = pytest.mark.server
 
@@ -73,7 +73,7 @@ def observed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         "--kv-events-config",
         json.dumps({"publisher": "zmq", "endpoint": endpoint, "topic": "kv", "bind": True}),
         "--radix-eviction-policy-config",
-        json.dumps({"inspect": True, "encoding": "int8", "host_memory": "1MB"}),
+        json.dumps({"inspect": True, "encoding": "int8", "host_memory": "500KB"}),
     )
     with zmq.Context() as context, context.socket(zmq.SUB) as events:
         events.subscribe("kv")

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from client import flush, generate
-from conftest import MARCONI
-from forked_server import ForkedServer
-from prompts import tokens
+from support.client import flush, generate
+from support.forked_server import MARCONI, ForkedServer
+from support.prompts import tokens
 
 pytestmark = pytest.mark.server
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from client import flush, generate
-from conftest import MARCONI
-from forked_server import ForkedServer
 from local_server import LocalServer
-from prompts import tokens
+from support.client import flush, generate
+from support.forked_server import MARCONI, ForkedServer
+from support.prompts import tokens
+from support.reference import Reference
 
 pytestmark = pytest.mark.server
 
@@ -49,17 +49,12 @@ def test_a_turn_resumes_at_the_last_whole_page(paged: LocalServer, decoded: int)
     assert resumed == [0, *expected[:-1]]
 
 
-def test_answers_do_not_change(paged: LocalServer) -> None:
+def test_answers_do_not_change(paged: LocalServer, reference: Reference) -> None:
     prefix = tokens(157, seed=3)
     prompts = [prefix + tokens(20 + 13 * i, seed=30 + i) for i in range(3)]
-    references = []
-    for prompt in prompts:
-        flush(paged.url)
-        references.append(generate(paged.url, prompt, 64))
+    asks = [(prompt, 64) for prompt in prompts]
     flush(paged.url)
     for _ in range(3):
-        for prompt, reference in zip(prompts, references, strict=True):
-            warm = generate(paged.url, prompt, 64)
-            assert warm.output_ids == reference.output_ids
-            assert warm.logprobs == pytest.approx(reference.logprobs, abs=1e-4)
-    assert warm.cached_tokens > 0
+        warm = [generate(paged.url, *ask) for ask in asks]
+        reference.check(asks, warm)
+    assert warm[-1].cached_tokens > 0

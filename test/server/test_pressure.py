@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from client import flush, generate
-from forked_server import ForkedServer
 from local_server import LocalServer
-from prompts import tokens
+from support.client import flush, generate
+from support.forked_server import ForkedServer
+from support.prompts import tokens
+from support.reference import Reference
 
 pytestmark = pytest.mark.server
 
@@ -37,7 +38,7 @@ def small(
         yield server
 
 
-def test_answers_of_a_workload_larger_than_memory(small: LocalServer) -> None:
+def test_answers_of_a_workload_larger_than_memory(small: LocalServer, reference: Reference) -> None:
     chooser = random.Random(0)
     systems = [tokens(150 + 40 * i, seed=i) for i in range(4)]
     prompts = [
@@ -48,8 +49,4 @@ def test_answers_of_a_workload_larger_than_memory(small: LocalServer) -> None:
     with ThreadPoolExecutor(8) as clients:
         warm = list(clients.map(lambda prompt: generate(small.url, prompt, 24), prompts))
     assert sum(reply.cached_tokens for reply in warm) > 0
-    for prompt, reply in zip(prompts, warm, strict=True):
-        flush(small.url)
-        reference = generate(small.url, prompt, 24)
-        assert reply.output_ids == reference.output_ids
-        assert reply.logprobs == pytest.approx(reference.logprobs, abs=1e-4)
+    reference.check([(prompt, 24) for prompt in prompts], warm)

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from client import flush, post
 from local_server import LocalServer
-from prompts import HIGHEST, LOWEST, tokens
 from sglang.test import kl_multiturn_utils
 from sglang.test.kits import radix_cache_server_kit
 from sglang.test.kits.cache_hit_kit import run_multiturn_cache_hit_test
 from sglang.test.kits.prefix_cache_branching_kit import PrefixCacheBranchingMixin
 from sglang_marconi.traces.words import WORDS
+from support.client import flush, post
+from support.prompts import HIGHEST, LOWEST, tokens
 
 pytestmark = pytest.mark.server
 

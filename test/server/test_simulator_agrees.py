@@ -10,8 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from client import flush
-from forked_server import ForkedServer
 from local_server import LocalServer
 from sglang_marconi.client.server import replay
 from sglang_marconi.cost import ModelCost
@@ -24,6 +22,8 @@ from sglang_marconi.simulate.policies import build_cache
 from sglang_marconi.simulate.two_pools import TwoPoolCache
 from sglang_marconi.traces.requests import TraceRequest
 from sglang_marconi.traces.tokens import Tokens
+from support.client import flush
+from support.forked_server import ForkedServer
 
 pytestmark = pytest.mark.server
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 import zmq
-from client import generate
-from forked_server import ForkedServer
 from local_server import LocalServer
-from prompts import tokens
+from support.client import generate
+from support.forked_server import ForkedServer
+from support.prompts import tokens
 
 pytestmark = pytest.mark.server
 

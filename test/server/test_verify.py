@@ -10,17 +10,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import planted_mistakes
 import pytest
-from conftest import MARCONI
-from forked_server import ForkedServer
-from local_server import LocalServer
-from planted_mistakes import MISTAKES
 from sglang_marconi.verify.calibration import Calibrated, calibrate
 from sglang_marconi.verify.run import examine
 from sglang_marconi.verify.server import Server
 from sglang_marconi.verify.verdict import Report, Verdict
 from sglang_marconi.verify.workloads import WORKLOADS
+from support.forked_server import MARCONI, ForkedServer
+from support.planted_mistakes import MISTAKES, SpoiltServer
 
 pytestmark = pytest.mark.server
 
@@ -47,9 +44,9 @@ class Spoilt(NamedTuple):
 def spoilt(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spoilt]:
     folder = tmp_path_factory.mktemp("planted")
     mistake = folder / "mistake"
-    env = planted_mistakes.install(folder, mistake)
+    mistake.write_text("")
     log = folder / "server.log"
-    with LocalServer(model, *MARCONI, *_SMALL, log_path=log, env=env) as server:
+    with SpoiltServer(model, *MARCONI, *_SMALL, mistake=mistake, log_path=log) as server:
 
         async def calibrated(asked: Server) -> Calibrated:
             return await calibrate(asked, await asked.ordinary_ids(), 0, _quietly)

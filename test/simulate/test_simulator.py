@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive_tree import NaiveTree
 from sglang_marconi.cost import ModelCost, preset
 from sglang_marconi.cost.latency import LatencyProfile
 from sglang_marconi.simulate import radix_cache
@@ -19,6 +18,7 @@ from sglang_marconi.traces.formats import read_trace
 from sglang_marconi.traces.generators import generate
 from sglang_marconi.traces.requests import TraceRequest
 from sglang_marconi.traces.tokens import Tokens
+from support.naive_tree import NaiveTree
 
 # A state weighs as much as 20 tokens of KV.
 COST = ModelCost(

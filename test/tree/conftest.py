@@ -17,7 +17,7 @@ from sglang_marconi.cache.tree_core import MarconiTreeCore
 from sglang_marconi.cost import token_length_cost
 from sglang_marconi.policy.eviction import EvictionPolicy
 from sglang_marconi.policy.utility import PaperUtility
-from tree_reference import with_free_passes
+from support.tree_serving import with_free_passes
 
 
 class TrackedByRequest(TrackedStates):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from array import array
 from pathlib import Path
@@ -15,8 +14,9 @@ from sglang_marconi.cost import preset
 from sglang_marconi.policy.eviction import EvictionPolicy
 from sglang_marconi.policy.utility import PaperUtility
 from sglang_marconi.tuning.messages import Setup
-from test_same_decisions import work
-from tree_reference import SINGLE_TOKENS, Serving, with_free_passes
+from support.forked import run_pythons
+from support.tree_serving import SINGLE_TOKENS, Serving, with_free_passes
+from support.tree_work import work
 
 _COST = with_free_passes(preset("paper-7b"))
 _SETUP = Setup(cost=_COST, state_bytes=1, kv_bytes=1, alpha=0.0)
@@ -54,14 +54,10 @@ def run_rank(rank: int, store: str, found: dict[int, float]) -> None:
 
 
 def ranks(tmp_path: Path, found: dict[int, float]) -> list[dict[str, list[object]]]:
-    command = (sys.executable, __file__, str(tmp_path / "store"), json.dumps(list(found.items())))
-    processes = [
-        subprocess.Popen((*command, str(rank)), stdout=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    return [json.loads(output.splitlines()[-1]) for output in outputs]
+    command = (__file__, str(tmp_path / "store"), json.dumps(list(found.items())))
+    ended = run_pythons(*((*command, str(rank)) for rank in range(2)))
+    assert [process.returncode for process in ended] == [0, 0], ended
+    return [json.loads(process.stdout.splitlines()[-1]) for process in ended]
 
 
 def test_an_alpha_is_taken_over_by_all_ranks_at_the_same_request(tmp_path: Path) -> None:

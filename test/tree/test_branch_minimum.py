@@ -14,7 +14,7 @@ from sglang_marconi.simulate.shared_budget import SharedBudgetCache
 from sglang_marconi.simulate.two_pools import TwoPoolCache
 from sglang_marconi.traces.requests import TraceRequest
 from sglang_marconi.traces.tokens import Tokens
-from tree_reference import PAGES_OF_FOUR, SINGLE_TOKENS, Serving
+from support.tree_serving import PAGES_OF_FOUR, SINGLE_TOKENS, Serving
 
 COSTS = {
     "flops": preset("paper-7b"),

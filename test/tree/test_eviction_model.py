@@ -13,12 +13,12 @@ from sglang.srt.mem_cache.base_prefix_cache import EvictResult, MatchResult, Tre
 from sglang.test.kits.unified_radix_cache.config import CacheConfig
 from sglang_marconi.cost import ModelCost, preset
 from sglang_marconi.policy.eviction import EvictionPolicy
-from tree_reference import (
+from support.tree_expected import Expected
+from support.tree_serving import (
     FULL,
     MAMBA,
     PAGES_OF_FOUR,
     SINGLE_TOKENS,
-    Expected,
     Flight,
     Serving,
     Tokens,

@@ -22,7 +22,7 @@ from sglang.test.kits.unified_radix_cache.config import CacheConfig
 from sglang_marconi.cost import token_length_cost
 from sglang_marconi.policy.eviction import EvictionPolicy
 from sglang_marconi.policy.utility import PaperUtility
-from tree_reference import MAMBA, PAGES_OF_FOUR, SINGLE_TOKENS, Flight, Serving, Tokens
+from support.tree_serving import MAMBA, PAGES_OF_FOUR, SINGLE_TOKENS, Flight, Serving, Tokens
 
 STRATEGIES = {
     "no_buffer": SINGLE_TOKENS,

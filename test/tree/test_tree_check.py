@@ -15,8 +15,8 @@ from sglang_marconi.policy.check import Disagreement
 from sglang_marconi.policy.eviction import EvictionPolicy
 from sglang_marconi.policy.ledger import PrefixNode
 from sglang_marconi.policy.utility import PaperUtility
-from test_checkpoint_pool import CONFIG, StoredServing
-from tree_reference import SINGLE_TOKENS, Serving, with_free_passes
+from support.stored_serving import CONFIG, StoredServing
+from support.tree_serving import SINGLE_TOKENS, Serving, with_free_passes
 
 
 def shared_slots() -> Serving:

@@ -4,11 +4,11 @@ from functools import partial
 
 import psutil
 import pytest
-import tuning_workload as workload
 from sglang_marconi.simulate.drift import Sample, drifted
 from sglang_marconi.simulate.replays import ParallelReplays, ReplayFailed
 from sglang_marconi.simulate.tuner import ALPHAS, LONGEST, SHORTEST, WINDOW, Replay, Tuner
 from sglang_marconi.tuning.shadow import shadow_cache
+from support import tuning_workload as workload
 
 
 def _tuner(setup):

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tuning_workload as workload
 import zmq
 from sglang_marconi.simulate.tuner import ALPHAS
 from sglang_marconi.tuning import TuningClient
@@ -27,6 +26,7 @@ from sglang_marconi.tuning.messages import (
 )
 from sglang_marconi.tuning.prefix_hashes import PrefixHasher
 from sglang_marconi.tuning.process import LONGEST_WAIT, SILENCE, SidecarProcess
+from support import tuning_workload as workload
 
 _PATIENCE = 30.0
 _TURNS = [(prompt, array("q", tokens)) for prompt, tokens in workload.documents(240)]
@@ -328,9 +328,8 @@ def _has_worked(pid):
 
 _SERVER = """
 import sys, time
-sys.path.insert(0, {here!r})
-import tuning_workload as workload
-from sglang_marconi.simulate.tuner import ALPHAS
+sys.path[:] = {path!r}
+from support import tuning_workload as workload
 from sglang_marconi.tuning import TuningClient
 client = TuningClient(workload.setup(state_bytes=40 * workload.COST.state_bytes))
 print(client.process.pid, flush=True)
@@ -351,7 +350,7 @@ def _server_that_tunes():
     """
     for _ in range(6):
         server = subprocess.Popen(
-            [sys.executable, "-c", _SERVER.format(here=str(Path(__file__).parent))],
+            [sys.executable, "-c", _SERVER.format(path=sys.path)],
             stdout=subprocess.PIPE,
             text=True,
         )

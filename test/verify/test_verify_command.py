@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from fake_sglang import FakeSGLang, fake_sglang
 from rich.console import Console
 from sglang_marconi.cli import main
 from sglang_marconi.cli.verify import page
@@ -33,6 +32,7 @@ from sglang_marconi.verify.verdict import (
     Verdict,
     WorkloadResult,
 )
+from support.fake_sglang import FakeSGLang, fake_sglang
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Makes a server answer wrong, for the test of what is to find that: a plugin of SGLang.
+"""Makes a server answer wrong, for the test of what is to find that.
 
 Which mistake, the file says that the environment variable names; it may change while serving.
 """
@@ -11,46 +11,45 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from local_server import Process
+from sglang_marconi.cache.mamba_component import MarconiMambaComponent
+
+from support.forked_server import ForkedServer
 
 FILE = "PLANTED_MISTAKE"
 MISTAKES = ("wrong prefix", "token ahead", "nothing copied", "cut not copied", "shared slot")
 
-_METADATA = "Metadata-Version: 2.1\nName: planted\nVersion: 0\n"
-_ENTRY_POINTS = "[sglang.srt.plugins]\nplanted = planted_mistakes:register\n"
+# In place of SGLang's module: plants them, and goes on as that does.
+_LAUNCH = """
+import runpy, sys
+from support.planted_mistakes import plant
+plant()
+sys.argv[0] = "sglang.launch_server"
+runpy.run_module("sglang.launch_server", run_name="__main__", alter_sys=True)
+"""
 
 
-def install(folder: Path, mistake: Path) -> dict[str, str]:
-    """Make the plugin one that SGLang finds; the environment that its server needs.
+class SpoiltServer(ForkedServer):
+    """Answers wrong once the file ``mistake`` names how; empty for not."""
 
-    ``mistake`` is the file that names the mistake; empty for none.
-    """
-    info = folder / "planted-0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(_METADATA)
-    (info / "entry_points.txt").write_text(_ENTRY_POINTS)
-    mistake.write_text("")
-    paths = [str(folder), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    return {FILE: str(mistake), "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    def __init__(self, *arguments: Any, mistake: Path, log_path: Path) -> None:
+        super().__init__(*arguments, log_path=log_path, env={FILE: str(mistake)})
+
+    def _start(self, command: list[str]) -> Process:
+        launched = command.index("sglang.launch_server")
+        return super()._start([command[0], "-c", _LAUNCH, *command[launched + 1 :]])
 
 
-def register() -> None:
-    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
-
-    target = "sglang.srt.mem_cache.registry.create_unified_radix_cache"
-    HookRegistry.register(target, _plant, HookType.AROUND)
-
-
-def _plant(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    from sglang_marconi.cache.mamba_component import MarconiMambaComponent
-
+def plant() -> None:
+    """In the process that schedulers are forked from."""
     plants = {
         "prepare_for_caching_req": _prepare,
         "finalize_match_result_in_cache": _match,
         "cleanup_after_caching_req": _cleanup,
     }
-    for name, plant in plants.items():
-        setattr(MarconiMambaComponent, name, _around(getattr(MarconiMambaComponent, name), plant))
-    return original(*args, **kwargs)
+    for name, planted in plants.items():
+        original = getattr(MarconiMambaComponent, name)
+        setattr(MarconiMambaComponent, name, _around(original, planted))
 
 
 def _around(original: Callable[..., Any], plant: Callable[..., Any]) -> Callable[..., Any]:

@@ -47,24 +47,23 @@ def generate(
 def generate_batch(
     url: str,
     prompts: Sequence[Sequence[int]],
-    tokens: int,
+    tokens: int | Sequence[int],
     *,
     logprobs: bool = True,
     key: str | None = None,
     **sampling: Any,
 ) -> list[Reply]:
-    """Like ``generate`` for several prompts, sent as one request."""
+    """Like ``generate`` for several prompts, sent as one request; ``tokens`` of all or of each."""
+    counts = [tokens] * len(prompts) if isinstance(tokens, int) else tokens
     answers = post(
         url,
         "/generate",
         {
             "input_ids": [list(prompt) for prompt in prompts],
-            "sampling_params": {
-                "temperature": 0,
-                "max_new_tokens": tokens,
-                "ignore_eos": True,
-                **sampling,
-            },
+            "sampling_params": [
+                {"temperature": 0, "max_new_tokens": count, "ignore_eos": True, **sampling}
+                for count in counts
+            ],
             "return_logprob": logprobs,
         },
         key=key,

@@ -1,0 +1,53 @@
+"""What a server without a prefix cache answers: what no cache may change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from support.client import Reply, generate_batch
+
+WITHOUT_CACHE = (
+    "--disable-radix-cache",
+    *("--max-total-tokens", "32768", "--max-mamba-cache-size", "40"),
+    *("--max-running-requests", "16"),
+)
+
+TOLERANCE = 1e-4
+"""In float32 on a CPU; a state resumed at another token sums in another order."""
+
+Ask = tuple[Sequence[int], int]
+"""A prompt, and the number of tokens to generate."""
+
+
+class Reference:
+    """Asks such a server, many prompts at once and each only once.
+
+    SGLang's own, it shares no mistake with our cache, as an emptied one of ours would.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._known: dict[tuple[tuple[int, ...], int], Reply] = {}
+
+    def answers(self, asks: Sequence[Ask]) -> list[Reply]:
+        """The answers to requests, as of an empty cache."""
+        keys = [(tuple(prompt), count) for prompt, count in asks]
+        if new := [key for key in dict.fromkeys(keys) if key not in self._known]:
+            prompts, counts = zip(*new, strict=True)
+            replies = generate_batch(self._url, prompts, counts)
+            self._known.update(zip(new, replies, strict=True))
+        return [self._known[key] for key in keys]
+
+    def check(self, asks: Sequence[Ask], replies: Sequence[Reply]) -> None:
+        """Replies must be of the same tokens, as probable within the tolerance."""
+        for reply, expected in zip(replies, self.answers(asks), strict=True):
+            assert_same(reply, expected)
+
+
+def assert_same(reply: Reply, expected: Reply) -> None:
+    """The same tokens, and as probable: reuse may change neither."""
+    assert reply.output_ids == expected.output_ids
+    if reply.logprobs:
+        assert reply.logprobs == pytest.approx(expected.logprobs, abs=TOLERANCE)
