@@ -4,12 +4,10 @@ import logging
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 from array import array
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,17 +16,14 @@ from sglang_marconi.simulate.tuner import ALPHAS
 from sglang_marconi.tuning import TuningClient
 from sglang_marconi.tuning.messages import (
     Alive,
-    Finished,
     Setup,
     Tuned,
-    decode_for_scheduler,
     encode,
 )
-from sglang_marconi.tuning.prefix_hashes import PrefixHasher
-from sglang_marconi.tuning.process import LONGEST_WAIT, SILENCE, SidecarProcess
+from sglang_marconi.tuning.process import LONGEST_WAIT, SILENCE
 from support import tuning_workload as workload
+from support.patience import PATIENCE, gone, until
 
-_PATIENCE = 30.0
 _TURNS = [(prompt, array("q", tokens)) for prompt, tokens in workload.documents(240)]
 
 
@@ -51,13 +46,6 @@ def _client(clock=time.monotonic, **setup):
         client.close()
 
 
-def _until(condition, step=lambda: time.sleep(0.01)):
-    end = time.monotonic() + _PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        step()
-
-
 def _ready(client):
     """A sidecar is there and set up."""
     sent = client.counts.sent
@@ -67,7 +55,7 @@ def _ready(client):
         client.poll()
         time.sleep(0.01)
 
-    _until(lambda: client.counts.sent > sent, step)
+    until(lambda: client.counts.sent > sent, step)
 
 
 def _tune(client):
@@ -81,7 +69,7 @@ def _tune(client):
             answers.append(client.poll())
             time.sleep(0.002)
 
-    _until(lambda: client.counts.tuned > tuned, step)
+    until(lambda: client.counts.tuned > tuned, step)
     return [answer for answer in answers if answer is not None]
 
 
@@ -92,7 +80,7 @@ def test_a_better_alpha_arrives():
         tuned = client.last_tuned
         assert set(tuned.hit_rates) == set(ALPHAS)
         assert tuned.hit_rates[tuned.alpha] == max(tuned.hit_rates.values()) > 0
-        assert 0 < tuned.seconds < _PATIENCE
+        assert 0 < tuned.seconds < PATIENCE
         assert client.sidecar_says.garbage == 0
         assert client.poll() is None
 
@@ -104,13 +92,13 @@ def test_a_killed_sidecar_is_restarted_later_each_time_and_tunes_again(caplog):
         for wait in (1, 2, 4):
             _ready(client)
             os.kill(client.process.pid, signal.SIGKILL)
-            _until(lambda: client.process.pid is None, client.poll)
+            until(lambda: client.process.pid is None, client.poll)
             client.record(*_TURNS[0])
             clock.ahead += wait - 0.5
             assert client.poll() is None
             assert client.process.pid is None, "too early"
             clock.ahead += 0.5
-            _until(lambda: client.process.pid is not None, client.poll)
+            until(lambda: client.process.pid is not None, client.poll)
         warnings = [record.getMessage() for record in caplog.records]
         assert [text[text.index("again") :] for text in warnings] == [
             f"again in {wait} s" for wait in (1, 2, 4)
@@ -126,13 +114,13 @@ def test_a_restart_after_a_long_life_is_quick(caplog):
         for _ in range(2):
             _ready(client)
             os.kill(client.process.pid, signal.SIGKILL)
-            _until(lambda: client.process.pid is None, client.poll)
+            until(lambda: client.process.pid is None, client.poll)
             clock.ahead += 10
-            _until(lambda: client.process.pid is not None, client.poll)
+            until(lambda: client.process.pid is not None, client.poll)
         _ready(client)
         clock.ahead += LONGEST_WAIT
         os.kill(client.process.pid, signal.SIGKILL)
-        _until(lambda: client.process.pid is None, client.poll)
+        until(lambda: client.process.pid is None, client.poll)
         assert caplog.records[-1].getMessage().endswith("again in 1 s")
 
 
@@ -152,10 +140,10 @@ def test_a_stopped_sidecar_costs_nothing_and_is_replaced(caplog):
         assert client.counts.dropped > dropped, "the queue has an end"
         assert np.median(seconds) < 1e-3
         clock.ahead += SILENCE + 1
-        _until(lambda: client.process.pid is None, client.poll)
+        until(lambda: client.process.pid is None, client.poll)
         assert "silent" in caplog.records[-1].getMessage()
         clock.ahead += 2
-        _until(lambda: client.process.pid not in (None, stopped), client.poll)
+        until(lambda: client.process.pid not in (None, stopped), client.poll)
         _tune(client)
 
 
@@ -166,7 +154,7 @@ def test_a_flood_is_cut_short():
         for _ in range(3000):
             client.record(len(tokens), tokens)
         assert client.counts.dropped > 0
-        _until(lambda: client.sidecar_says.missing > 0, lambda: (_ready(client), client.poll()))
+        until(lambda: client.sidecar_says.missing > 0, lambda: (_ready(client), client.poll()))
         assert client.sidecar_says.garbage == 0
         assert client.process.restarts == 0
 
@@ -190,7 +178,7 @@ def test_nobody_else_is_listened_to():
         for _ in range(5):
             socket.send(_GOOD)
             socket.send_multipart([b"", _GOOD])
-        _until(lambda: client.counts.garbage == before + 10, client.poll)
+        until(lambda: client.counts.garbage == before + 10, client.poll)
         assert client.counts.tuned == 0
         socket.close()
         _tune(client)
@@ -215,17 +203,17 @@ def test_nonsense_from_the_sidecar_itself_is_ignored(frames):
     with _client(alpha=0.3) as client:
         _ready(client)
         os.kill(client.process.pid, signal.SIGKILL)
-        _until(lambda: client.process.pid is None, client.poll)
+        until(lambda: client.process.pid is None, client.poll)
         # The dead one's name is what the client listens to until the restart, which never comes.
         client.process._restart_at = math.inf
         # Two of one name are not let in: the socket must have seen the first one go.
         time.sleep(0.5)
         socket = _intruder(client, client.process.identity)
         socket.send_multipart(frames)
-        _until(lambda: client.counts.garbage == 1, lambda: _no_answer(client))
+        until(lambda: client.counts.garbage == 1, lambda: _no_answer(client))
         socket.send(_GOOD)
         answers = []
-        _until(lambda: 1.5 in answers, lambda: answers.append(client.poll()))
+        until(lambda: 1.5 in answers, lambda: answers.append(client.poll()))
         socket.close()
 
 
@@ -233,173 +221,12 @@ def _no_answer(client):
     assert client.poll() is None
 
 
-class _Scheduler:
-    """A socket that a real sidecar connects to, to tell it what one likes."""
-
-    def __init__(self):
-        self.endpoint = f"ipc://@test-tuning-{os.getpid()}-{time.monotonic_ns()}"
-        self.socket = zmq.Context.instance().socket(zmq.ROUTER)
-        self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.bind(self.endpoint)
-        self.process = SidecarProcess(self.endpoint, time.monotonic)
-        self.alive = None
-        self.tuned = None
-        _until(lambda: self.alive is not None, self.receive)
-
-    def send(self, *frames):
-        self.socket.send_multipart([self.process.identity, *frames])
-
-    def receive(self):
-        if self.socket.poll(100):
-            message = decode_for_scheduler(self.socket.recv_multipart()[1])
-            if isinstance(message, Alive):
-                self.alive = message
-            else:
-                self.tuned = message
-
-    def close(self):
-        self.process.close()
-        self.socket.close()
-
-
-def test_nonsense_from_the_scheduler_is_dropped_and_counted():
-    scheduler = _Scheduler()
-    hasher = PrefixHasher()
-
-    def finished(number, prompt, tokens):
-        return encode(Finished(number, prompt, len(tokens), hasher.hash(tokens)))
-
-    try:
-        turns = workload.documents(240)
-        nonsense = [
-            finished(1, *turns[0]),  # Before the setup.
-            b"",
-            b"\x00\xff",
-            encode(Alive()),
-            encode(workload.setup())[:-2],
-        ]
-        scheduler.send(*nonsense)
-        scheduler.send(encode(workload.setup()))
-        good = [finished(number, *turn) for number, turn in enumerate(turns, 11)]
-        scheduler.send(*good[:10])
-        more = [
-            encode(workload.setup()),
-            good[3],
-            encode(Finished(100, 3, 4, b"too short")),
-            encode(Finished(100, 5, 4, bytes(16))),
-            encode(Finished(100, 0, 0, b"")),
-            os.urandom(1000),
-        ]
-        scheduler.send(*more)
-        scheduler.send(*good[12:])
-        _until(lambda: scheduler.alive.received == len(good) - 2, scheduler.receive)
-        assert scheduler.alive.garbage == len(nonsense) + len(more)
-        assert scheduler.alive.missing == 10 + 2
-        _until(lambda: scheduler.tuned is not None, scheduler.receive)
-        assert scheduler.process.check()
-    finally:
-        scheduler.close()
-
-
-def _descendants(pid):
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return []
-    below = [int(child) for child in children]
-    return below + [pid for child in below for pid in _descendants(child)]
-
-
-def _gone(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
-
-
-def _has_worked(pid):
-    """Whether a process has had its first hundredth of a second, in which it is tied to others."""
-    try:
-        counts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return False
-    return int(counts[11]) + int(counts[12]) > 0
-
-
-_SERVER = """
-import sys, time
-sys.path[:] = {path!r}
-from support import tuning_workload as workload
-from sglang_marconi.tuning import TuningClient
-client = TuningClient(workload.setup(state_bytes=40 * workload.COST.state_bytes))
-print(client.process.pid, flush=True)
-turns = workload.one_offs(3000)
-while True:
-    for turn in turns:
-        client.record(*turn)
-        client.poll()
-        time.sleep(0.001)
-"""
-
-
-def _server_that_tunes():
-    """A server, its sidecar, and a leader and a worker of a replay that are past their first steps.
-
-    A replay is short, and comes once as long as the traffic stays the same: where it is missed,
-    another server is started.
-    """
-    for _ in range(6):
-        server = subprocess.Popen(
-            [sys.executable, "-c", _SERVER.format(path=sys.path)],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        sidecar = int(server.stdout.readline())
-        end = time.monotonic() + _PATIENCE / 2
-        while time.monotonic() < end:
-            workers = set(filter(_has_worked, _descendants(sidecar)))
-            if len(workers) >= 2:
-                return server, sidecar, workers
-        server.kill()
-        server.wait()
-        server.stdout.close()
-    pytest.fail("no replay was seen")
-
-
-@pytest.mark.parametrize("stopped", [False, True])
-def test_a_killed_server_leaves_no_process(stopped):
-    server, sidecar, workers = _server_that_tunes()
-    family = {sidecar, *workers}
-    try:
-        for pid in family if stopped else ():
-            os.kill(pid, signal.SIGSTOP)
-        server.kill()
-        server.wait()
-        _until(lambda: all(map(_gone, family)))
-    finally:
-        server.kill()
-        server.wait()
-        server.stdout.close()
-        for pid in family:
-            if not _gone(pid):
-                os.kill(pid, signal.SIGKILL)
-
-
-def test_a_sidecar_ends_with_its_standard_input():
-    scheduler = _Scheduler()
-    try:
-        scheduler.process._process.stdin.close()
-        _until(lambda: scheduler.process.pid is None, scheduler.process.check)
-    finally:
-        scheduler.close()
-
-
 def test_a_closed_client_does_nothing():
     with _client() as client:
         _ready(client)
         pid = client.process.pid
         client.close()
-        assert _gone(pid)
+        assert gone(pid)
         client.record(*_TURNS[0])
         assert client.poll() is None
         client.close()
