@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from sglang_marconi import units
 from sglang_marconi.records import RunRecord
 
 
@@ -21,19 +22,19 @@ def runs_table(runs: Sequence[RunRecord]) -> Table:
             run.trace,
             run.model,
             run.policy,
-            _gigabytes(run.budget_bytes),
+            _bytes(run.budget_bytes),
             f"{run.requests:,}",
             f"{run.token_hit_rate:.1%}",
             f"{run.flops_saved:.3g}",
-            _gigabytes(run.peak_bytes),
+            _bytes(run.peak_bytes),
             "" if run.evictions is None else f"{run.evictions:,}",
             f"{run.seconds:.1f}",
         )
     return table
 
 
-def _gigabytes(count: int | None) -> str:
-    return "" if count is None else f"{count / 1e9:.3g} GB"
+def _bytes(count: int | None) -> str:
+    return "" if count is None else units.byte_size(count)
 
 
 def comparison(runs: Sequence[RunRecord]) -> Table:

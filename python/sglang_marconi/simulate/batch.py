@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from sglang_marconi import units
 from sglang_marconi.simulate.run import Run, Setup, simulate
 from sglang_marconi.traces.requests import TraceRequest
 
@@ -68,5 +69,5 @@ def _run(job: Job) -> Run:
 
 
 def _describe(job: Job) -> str:
-    gigabytes = job.setup.budget.total_bytes / 1e9
-    return f"{job.setup.trace}, {job.setup.policy}, {gigabytes:g} GB"
+    size = units.byte_size(job.setup.budget.total_bytes)
+    return f"{job.setup.trace}, {job.setup.policy}, {size}"
