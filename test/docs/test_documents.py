@@ -71,7 +71,7 @@ def test_settings_are_all_described_and_no_others() -> None:
     text = "".join(document.read_text() for document in DOCUMENTS)
     settings = {setting.key for setting in describe_settings()}
     # Rows of a table, each with the default and what the setting does.
-    rows = re.findall(r"^ *\| `(\w+)` \| `(.+?)` \| .{20,} \|$", _read_me(), flags=re.MULTILINE)
+    rows = re.findall(r"^ *\| `(\w+)` \| `(.+?)` \| .{20,} \|$", _settings(), flags=re.MULTILINE)
     described = [(key, json.loads(default)) for key, default in rows]
     assert described == [(setting.key, setting.default) for setting in describe_settings()]
     given = {key for group in re.findall(r"'\{(.+?)\}'", text) for key in _keys(group)}
@@ -89,8 +89,8 @@ def test_sizes_of_checkpoints() -> None:
         assert cells == " | ".join([*shown, tokens]).replace("\xa0", " "), name
 
 
-def _read_me() -> str:
-    return (ROOT / "README.md").read_text()
+def _settings() -> str:
+    return (ROOT / "docs" / "settings.md").read_text()
 
 
 def _models() -> str:
