@@ -12,7 +12,6 @@ from sglang_marconi.simulate.tuner import Job, Replay
 
 # Forked, as each replay needs a copy of the job's start, and a process is born with one.
 _FORK = multiprocessing.get_context("fork")
-_NICER = 9
 
 
 class ReplayFailed(RuntimeError):
@@ -24,12 +23,12 @@ class ParallelReplays:
 
     A leader process, forked at once so that the job's start cannot change under it, forks one
     process for each candidate, as many at a time as there are CPUs for this process. All end when
-    the process that made this object ends.
+    the process that made this object ends. ``nicer``: how much lower their priority is than its.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, *, nicer: int = 0) -> None:
         self._reader, writer = _FORK.Pipe(duplex=False)
-        self._leader = _FORK.Process(target=_lead, args=(job, writer, os.getpid()))
+        self._leader = _FORK.Process(target=_lead, args=(job, writer, os.getpid(), nicer))
         self._leader.start()
         writer.close()
 
@@ -59,9 +58,9 @@ class ParallelReplays:
         self._leader.join()
 
 
-def _lead(job: Job, writer: Connection, parent: int) -> None:
+def _lead(job: Job, writer: Connection, parent: int, nicer: int) -> None:
     die_with_parent(parent)
-    os.nice(_NICER)
+    os.nice(nicer)
     gc.disable()  # A collection would touch, and so copy, every page that is shared.
     cpus = len(os.sched_getaffinity(0))
     waiting = list(reversed(job.candidates))

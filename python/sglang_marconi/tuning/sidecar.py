@@ -33,7 +33,7 @@ from sglang_marconi.tuning.messages import (
 )
 from sglang_marconi.tuning.shadow import recorded, shadow_cache
 
-_NICER = 10
+_NICER, _REPLAYS_NICER = 10, 9
 _STDIN = 0
 
 
@@ -127,7 +127,7 @@ class Sidecar:
 
     def _start(self, job: Job) -> None:
         started = time.monotonic()
-        replays = ParallelReplays(job)
+        replays = ParallelReplays(job, nicer=_REPLAYS_NICER)
         self._running = _Running(replays, self._number, job.prompt_tokens(), started)
         self._poller.register(replays.fileno, zmq.POLLIN)
 
