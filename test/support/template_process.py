@@ -50,6 +50,9 @@ def main() -> None:
     """Serves requests until the last client has gone."""
     listener = socket.socket(fileno=int(sys.argv[1]))
     inherited = set(os.environ)
+    # Sent to its clients too, after whose end it has their processes to end.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     _import_sglang()
     signal.signal(signal.SIGCHLD, _note_ended)
     clients = 0
@@ -113,7 +116,9 @@ def _become(request: dict[str, Any], inherited: set[str]) -> NoReturn:
     """In a forked child: the process that was asked for."""
     status = 1
     try:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         os.setsid()
         # Sockets of the template and its clients must not outlive them here.
