@@ -5,8 +5,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
+
+from support.http_fake import JsonHandler, running
 
 
 class FakeServer(ThreadingHTTPServer):
@@ -35,25 +37,15 @@ class FakeServer(ThreadingHTTPServer):
 
 @contextmanager
 def fake_server() -> Iterator[FakeServer]:
-    server = FakeServer()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with running(FakeServer()) as server:
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(JsonHandler):
     server: FakeServer
 
-    def log_message(self, *_: object) -> None:
-        pass
-
     def do_GET(self) -> None:
-        self._json(200, {"object": "list", "data": [{"id": "tiny", "object": "model"}]})
+        self.answer(200, {"object": "list", "data": [{"id": "tiny", "object": "model"}]})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -65,7 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
             fake.most_running = max(fake.most_running, fake.running)
         try:
             if fake.fails_after is not None and number >= fake.fails_after:
-                self._json(400, {"error": {"message": "the prompt is too long"}})
+                self.answer(400, {"error": {"message": "the prompt is too long"}})
             else:
                 self._stream(body)
         finally:
@@ -102,11 +94,3 @@ class _Handler(BaseHTTPRequestHandler):
     def _event(self, **fields: Any) -> None:
         event = {"id": "x", "created": 0, "model": "tiny", "object": "chunk", **fields}
         self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
-
-    def _json(self, status: int, content: dict[str, Any]) -> None:
-        data = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)

@@ -6,12 +6,14 @@ import json
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager
+from http.server import ThreadingHTTPServer
 from itertools import accumulate
 from math import exp, log
 from typing import Any
 from zlib import crc32
+
+from support.http_fake import JsonHandler, running
 
 FIRST_ID, IDS = 1000, 200
 """The ids that its tokenizer knows; any other ends the server's life."""
@@ -145,25 +147,15 @@ def _read(tokens: list[int], before: int = 0) -> list[int]:
 
 @contextmanager
 def fake_sglang() -> Iterator[FakeSGLang]:
-    server = FakeSGLang()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with running(FakeSGLang()) as server:
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(JsonHandler):
     server: FakeSGLang
     protocol_version = "HTTP/1.1"
     # An answer in one packet: the kernel holds a second one back.
     wbufsize = -1
-
-    def log_message(self, *_: object) -> None:
-        pass
 
     def do_GET(self) -> None:
         self._answer(self.server.info if self.path == "/server_info" else None)
@@ -188,10 +180,4 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, content: object) -> None:
         fake = self.server
         allowed = fake.key is None or self.headers["Authorization"] == f"Bearer {fake.key}"
-        data = json.dumps(content).encode()
-        self.send_response(401 if not allowed else 400 if content is None else 200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        with suppress(OSError):  # Where the client hung up.
-            self.wfile.write(data)
+        self.answer(401 if not allowed else 400 if content is None else 200, content)
