@@ -1,4 +1,4 @@
-"""The tables of what of SGLang is touched, as a page: ``seams_page.py > docs/seams.md``."""
+"""The tables of what is touched in SGLang, as a document: ``seams_page.py > docs/seams.md``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from sglang_marconi.cpu import replacements
 from sglang_marconi.seams import Seam
 
 _HEAD = """\
-# What of SGLang is touched
+# What is touched in SGLang
 
 Written by `python scripts/seams_page.py > docs/seams.md` from the tables in `seams/table.py`,
-`seams/tree.py` and `cpu/replacements.py`; change those. Before a model is loaded each row is
-checked: that it exists, and that its parameters are those shown. What to do when SGLang changes is
-in [develop.md](develop.md#when-sglang-changes)."""
+`seams/tree.py` and `cpu/replacements.py`; change those. Before a model is loaded, each row is
+checked: that it exists, and that its parameters are those shown.
+[develop.md](develop.md#when-sglang-changes) says what to do when SGLang changes."""
 
 _WITHOUT_ACCELERATOR = """\
 ## On a machine without an accelerator
@@ -24,7 +24,7 @@ What stands in for SGLang's kernels there, in every process that loads the plugi
 
 
 def page() -> str:
-    """The whole page."""
+    """The whole document."""
     parts = [
         _HEAD,
         "## Where the backend is chosen",

@@ -2,8 +2,8 @@
 
 Every seam is in ``seams.table``; ``docs/seams.md`` shows it. The hooks on the scheduler are applied
 only in a process that builds our cache, those on its memory only where the settings ask for a
-store of checkpoints, those of the page where they ask for it. The whole table is checked once the
-backend is chosen, before a model is loaded. On a machine without an accelerator ``cpu.install``
+store of checkpoints, those of the live view where they ask for it. The whole table is checked once
+the backend is chosen, before a model is loaded. On a machine without an accelerator ``cpu.install``
 adds the recurrent operations.
 """
 
@@ -128,7 +128,7 @@ def stream_of_requests(ctx: TreeCacheBuildContext) -> torch.cuda.Stream | None:
 
 
 def _track_every_page(original: Callable[[int], int], tree_page: int) -> int:
-    """With larger pages, keep the state of the last whole page rather than of a coarser grid.
+    """With larger KV pages, keep the state of the last whole one rather than of a coarser grid.
 
     While decoding any token can be tracked; SGLang's grid is a prefill kernel's.
     """
@@ -163,7 +163,7 @@ def _hook_memory(settings: Settings) -> None:
 
 
 def _hook_inspection(role: str) -> None:
-    """The page ``/marconi``: who asks, who passes it on, who answers."""
+    """The live view ``/marconi``: who asks, who passes it on, who answers."""
     from sglang_marconi.observe.inspection import exchange
 
     exchange.teach_types()

@@ -1,6 +1,6 @@
 """What a replay, simulated or against a server, found: a record a run and a record a request.
 
-Both are written as JSON lines; tables, plots and pages are made from the files alone.
+Both are written as JSON lines; tables, plots and reports are made from the files alone.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@
 `reencode`, `clear` and `copy_pages` move states. On a GPU each of the first four is one launch of
 a Triton kernel over all layers and tensors; elsewhere torch does the same.
 
+A *page* in this package is a page of such memory, never one of KV.
+
 `ops/` has these operations, `device/` what their kernels share, `reference/` the same in torch;
 `launch.py` says how kernels are launched.
 """

@@ -2,7 +2,7 @@
 
 Where the request pool has one, SGLang restores states through ``load_to_active``, frees them
 through ``free``, leaves the slots of the state pool to running requests alone, and checks that
-pages free and pages cached add up. A checkpoint is a number in a CPU tensor, so that freeing or
+store pages free and cached add up. A checkpoint is a number in a CPU tensor, so that freeing or
 loading it never waits for the device.
 """
 
@@ -23,7 +23,7 @@ _SPARE_SLOT = 0
 class CheckpointPool:
     """SGLang's interface to a ``CheckpointStore``; ``alloc``, ``free`` and loads take numbers.
 
-    What SGLang counts in slots is counted in pages here: a node of the tree holds as many as
+    What SGLang counts in slots is counted in store pages here: a node of the tree holds as many as
     its checkpoint fills.
     """
 

@@ -4,7 +4,7 @@ SGLang calls a component at four moments of a request's life; this one answers:
 
 | moment                     | SGLang's component        | this one                        |
 |----------------------------|---------------------------|---------------------------------|
-| match, before the prefill  | branch rounded to a grid  | branch at the very token (page) |
+| match, before the prefill  | branch rounded to a grid  | branch at the token, or KV page |
 | a chunk ends on the branch | a state, as at every end  | the live state joins the tree   |
 | another chunk ends         | a state, as at every end  | nothing is inserted             |
 | the prompt ends            | a state, as at every end  | the prompt's KV, no state       |

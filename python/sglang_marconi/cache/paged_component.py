@@ -8,7 +8,8 @@
 | room is short              | a state is evicted        | one is demoted, moved or evicted      |
 | a hit                      | the slot is copied        | the store fills a slot                |
 
-The tree counts a state in pages: that is what the store has of it on the device.
+The tree counts a state in store pages (*pages* below): that is what the store has of it on the
+device.
 """
 
 from __future__ import annotations

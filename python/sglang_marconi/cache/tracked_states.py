@@ -48,7 +48,7 @@ class TrackedStates:
         self._tokens: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     def newest(self, req: Req, most: int, page_size: int) -> Tracked | None:
-        """The longest state of at most ``most`` tokens, on a page boundary, if there is one."""
+        """The longest state of at most ``most`` tokens, on a boundary of KV pages, if any."""
         slots = req.kv.mamba_ping_pong_track_buffer
         usable = [
             Tracked(tokens, position)

@@ -86,8 +86,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--encoding",
         type=_encodings,
         default=["exact"],
-        help=f"one or more of {', '.join(ENCODINGS)}: what checkpoints may be demoted to before "
-        "any is evicted; default: exact, as they are",
+        help=f"one or more of {', '.join(ENCODINGS)}: what checkpoints may be demoted to when "
+        "memory is short; default: exact, as they are",
     )
     server = parser.add_argument_group("against a running server")
     server.add_argument(

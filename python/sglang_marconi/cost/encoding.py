@@ -1,6 +1,6 @@
 """Bytes of a checkpoint in each encoding of the store (``marconi_kernels.StateLayout``).
 
-This is its arithmetic without torch, whole pages aside; a test compares the two.
+This is its arithmetic without torch, whole store pages aside; a test compares the two.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def memory_finding(plan: Plan, cost: ModelCost, settings: Settings) -> Finding:
 def _with_store(
     plan: Plan, slots: int, requests: int, cost: ModelCost, settings: Settings
 ) -> tuple[str, int]:
-    """What becomes of the slots where checkpoints have a store of their own, whole pages aside.
+    """What becomes of the slots where checkpoints have a store of their own, rounding aside.
 
     Raises:
         UnsupportedConfiguration: the store leaves too little for requests.

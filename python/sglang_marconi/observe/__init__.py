@@ -1,4 +1,4 @@
-"""What the cache did and why, for the person who operates it: metrics, a page, events for routers.
+"""What the cache did and why, for who operates it: metrics, the live view, events for routers.
 
 Cache components emit what happens (`events`) to one `Observer`, if there is any; who wants to know
 subscribes. Nothing that is observed may change a decision.
@@ -9,6 +9,6 @@ subscribes. Nothing that is observed may change a decision.
 | ``requests`` | what a request reuses, seen as SGLang admits it                     |
 | ``metrics``  | SGLang's Prometheus endpoint                                        |
 | ``routers``  | SGLang's KV events: checkpoints, for cache-aware routers            |
-| inspection   | the page ``/marconi``                                               |
+| inspection   | the live view ``/marconi``                                          |
 | ``build``    | which of them a server's settings ask for                           |
 """

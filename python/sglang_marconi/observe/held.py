@@ -19,9 +19,9 @@ class Place(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What checkpoints may fill: bytes by tier, and how many a page has.
+    """What checkpoints may fill: bytes by tier, and how many a store page has.
 
-    Where they have no store of their own, a page is a slot of the state pool.
+    Where they have no store of their own, a store page is a slot of the state pool.
     """
 
     capacity: Mapping[str, int]

@@ -1,6 +1,6 @@
 """Checkpoints in SGLang's stream of KV events, for cache-aware routers.
 
-SGLang publishes the KV of each page as a block: ``BlockStored`` and ``BlockRemoved``, named by a
+SGLang publishes each KV page as a block: ``BlockStored`` and ``BlockRemoved``, named by a
 hash of the whole prefix. A hybrid model resumes only where a checkpoint stands, which these do
 not say. A checkpoint is published in the same stream as a block of its own without tokens: a child
 of the block that its prefix ends with, on a medium of its own. Subscribers that do not know the

@@ -6,7 +6,7 @@ speculatively before its prefill; and the *last decoded token*, where the next
 turn of the same conversation resumes. Positions are token counts from the start
 of the prompt: a checkpoint at ``n`` is the state after the first ``n`` tokens.
 
-An example, with pages of one token: an assistant's system prompt has 800 tokens. ``*`` is a
+An example, with KV pages of one token: an assistant's system prompt has 800 tokens. ``*`` is a
 checkpoint, the numbers are depths::
 
     0 -- system prompt -- 800 * --+-- A, first turn -- 900 * -- A, second turn -- 1000 *
@@ -44,8 +44,8 @@ and nothing parts there. After 51 tokens more there is a state at 1,000.
 1000
 
 From now on each prompt with this system prompt reuses 800 tokens, and leaves one checkpoint, at
-its end: the one at 800 is there. With pages of 64 tokens it would be at the last whole page,
-and what does not end with a page leaves none.
+its end: the one at 800 is there. With KV pages of 64 tokens it would be at the last whole one,
+and what does not end with a KV page leaves none.
 
 >>> branch_point(PrefixMatch(shared_tokens=800, resumable_tokens=800, branches=True), 1, cost)
 >>> branch_point(PrefixMatch(shared_tokens=800, resumable_tokens=0, branches=True), 64, cost)
@@ -82,7 +82,7 @@ def branch_point(match: PrefixMatch, page_size: int, cost: ModelCost) -> int | N
     """The prefix length at which this prompt's prefill should leave a checkpoint.
 
     A second prompt that shares a prefix proves the prefix worth keeping, so the
-    state is taken exactly where the two part, or at the last whole page before it.
+    state is taken exactly where the two part, or at the last whole KV page before it.
     ``None`` where a checkpoint already stands there or so near that it is not worth a cut,
     and where none part: what continues a conversation whose last state was evicted is
     served by its own end.
@@ -118,7 +118,7 @@ def last_token(known_tokens: int, state_tokens: int, page_size: int) -> int | No
 
     ``known_tokens`` is how much of prompt and reply may enter the tree,
     ``state_tokens`` how many tokens the live state has consumed. ``None`` where the
-    state is ahead of what may be kept, or not on a page boundary.
+    state is ahead of what may be kept, or not on a boundary of KV pages.
     """
     exact = known_tokens == state_tokens and state_tokens % page_size == 0
     return state_tokens if exact and state_tokens > 0 else None

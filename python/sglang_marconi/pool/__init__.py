@@ -1,5 +1,7 @@
 """The paged store of checkpoints: page lists, encodings, tiers. torch and the kernels, no SGLang.
 
+A *page* in this folder is a store page, never a KV page.
+
 | file            | what it is                                                       |
 |-----------------|------------------------------------------------------------------|
 | ``arena``       | a buffer of pages and the free runs of it                        |

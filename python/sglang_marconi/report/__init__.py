@@ -1,1 +1,1 @@
-"""Plots and a page of a trace replay, made from its record files alone: `write.write_report`."""
+"""Plots and report of a trace replay, made from its record files alone: `write.write_report`."""

@@ -1,4 +1,4 @@
-"""What each quantity of the page means, and which of them nobody measured."""
+"""What each quantity of the report means, and which of them nobody measured."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -46,7 +46,7 @@ _FIELDS = {
 
 
 def definitions(policies: Collection[str]) -> Mapping[str, str]:
-    """A sentence for each term of the page, of policies only those that were run."""
+    """A sentence for each term of the report, of policies only those that were run."""
     return _QUANTITIES | {name: text for name, text in _POLICIES.items() if name in policies}
 
 

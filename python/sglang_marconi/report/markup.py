@@ -41,7 +41,7 @@ def table(content: Table, name: str) -> str:
 
 
 def figure(png: bytes, alt: str, caption: str) -> str:
-    """An image inside the page, with a caption if there is one."""
+    """An image inside the report, with a caption if there is one."""
     source = f"data:image/png;base64,{b64encode(png).decode()}"
     below = f"\n<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return (

@@ -1,4 +1,4 @@
-"""The plots of the page, and for each that cannot be drawn the reason."""
+"""The plots of the report, and for each that cannot be drawn the reason."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -49,7 +49,7 @@ class Section(NamedTuple):
 def sections(
     runs: Sequence[RunRecord], requests: Sequence[RequestRecord], looks: Looks
 ) -> Iterator[Section]:
-    """All kinds of plots, in the order of the page."""
+    """All kinds of plots, in the order of the report."""
     drawn = Plot("", _dashed(runs), partial(hit_rate_by_budget, runs, looks))
     yield Section(
         "hit-rate-by-budget", "Token hit rate by budget", "A line for each policy.", [drawn], []

@@ -1,4 +1,4 @@
-"""The tables of the page, as text: all runs, their latencies, the best policy by budget."""
+"""The tables of the report, as text: all runs, their latencies, the best policy by budget."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar

@@ -1,4 +1,4 @@
-"""The page around what is written into it."""
+"""The HTML around what is written into a report."""
 
 from string import Template
 

@@ -1,4 +1,4 @@
-"""Writes the plots and the page of a folder of records."""
+"""Writes the plots and the report of a folder of records."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ _LONGEST_NAME = 120
 def write_report(folder: Path) -> Path:
     """Draws the runs of a folder, as PNG files and as ``report.html``, whose path it returns.
 
-    Reads ``runs.jsonl`` and, if there is one, ``requests.jsonl``; the page needs no other file.
+    Reads ``runs.jsonl`` and, if there is one, ``requests.jsonl``; the report needs no other file.
     Raises ``FileNotFoundError`` or ``ValueError`` where there are no runs to draw, and
     ``msgspec.ValidationError`` for a line that is no record.
     """
@@ -86,7 +86,7 @@ def _section(section: Section, folder: Path, names: set[str]) -> Iterator[str]:
 
 
 def _file_name(kind: str, subject: str, taken: set[str]) -> str:
-    """A name that no other plot of the page has, of letters that every file system takes."""
+    """A name that no other plot of the report has, of letters that every file system takes."""
     name = re.sub("[^A-Za-z0-9.]+", "-", f"{kind} {subject}")[:_LONGEST_NAME].strip("-.")
     number = 1
     unique = name

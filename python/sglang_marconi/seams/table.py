@@ -29,7 +29,7 @@ PUBLISH = Seam(
     f"{_SRT}.runtime_context.publish",
     "server_args, role, hf_config, ranks",
     Kind.AFTER,
-    "the hooks of the store and of the page, if asked for",
+    "the hooks of the store and of the live view, if asked for",
 )
 SELECT_ADMISSION = Seam(
     f"{_ADDER}._select_prefill_admission",
@@ -51,7 +51,7 @@ TRACK_GRID = Seam(
     f"{_SRT}.runtime_context.mamba_track_grid",
     "tree_page",
     Kind.AROUND,
-    "pages > 1: track at every page",
+    "KV pages > 1: track at every KV page",
 )
 DECODE = Seam(
     f"{_SRT}.managers.schedule_batch.ScheduleBatch.prepare_for_decode",
@@ -96,8 +96,12 @@ RELEASE_MEMORY = Seam(
     Kind.BEFORE,
     "a store ends its work first",
 )
-DISPATCHER = Seam(f"{_SCHEDULER}.init_request_dispatcher", "self", Kind.AFTER, "the page: answer")
-SET_STATE = Seam(f"{HTTP}.set_global_state", "global_state", Kind.AFTER, "the page: its routes")
+DISPATCHER = Seam(
+    f"{_SCHEDULER}.init_request_dispatcher", "self", Kind.AFTER, "the live view: answer"
+)
+SET_STATE = Seam(
+    f"{HTTP}.set_global_state", "global_state", Kind.AFTER, "the live view: its routes"
+)
 
 _HOOKS = (
     RESOLVE,
@@ -141,25 +145,25 @@ _OTHERS = (
         f"{_SRT}.managers.io_struct.hook_custom_types",
         "new_types",
         Kind.REGISTRY,
-        "the page: a control request of ours, and its answer",
+        "the live view: a control request of ours, and its answer",
     ),
     Seam(
         f"{_SRT}.managers.tokenizer_control_mixin._COMMUNICATOR_SPECS",
         None,
         Kind.WRITE,
-        "the page: tokenizer managers ask our request, too",
+        "the live view: tokenizer managers ask our request, too",
     ),
     Seam(
         f"{_SRT}.managers.communicator.FanOutCommunicator",
         "send, fan_out, mode",
         Kind.CALL,
-        "the page: what SGLang builds of that",
+        "the live view: what SGLang builds of that",
     ),
     Seam(
         f"{_SCHEDULER}._request_dispatcher",
         None,
         Kind.WRITE,
-        "the page: our request is dispatched to us",
+        "the live view: our request is dispatched to us",
     ),
     Seam(
         f"{_SRT}.server_args.ServerArgs._resolution_finished",

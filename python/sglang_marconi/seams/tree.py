@@ -23,7 +23,7 @@ _STATES = (
     _override(
         f"{_MAMBA}.finalize_match_result_in_tree_core",
         "self, result, params, value_chunks, best_value_len",
-        "where a prompt branches off, to the token or page",
+        "where a prompt branches off, to the token or KV page",
     ),
     _override(
         f"{_MAMBA}.finalize_match_result_in_cache",
@@ -63,7 +63,7 @@ _STATES = (
     ),
     _override(f"{_MAMBA}.value_len", "self, node", "a state is one, without asking a tensor"),
     _override(
-        f"{_MAMBA}.reclaimable_value_len", "self, node", "with a store: a state is its pages"
+        f"{_MAMBA}.reclaimable_value_len", "self, node", "with a store: a state is its store pages"
     ),
     _override(f"{_MAMBA}.refresh_lru", "self, phase, node, root_node", "the policy hears of uses"),
     _override(
@@ -129,7 +129,7 @@ _NODES = (
         f"{_TREE}.adjust_component_size",
         "self, node_id, component_type, delta",
         Kind.CALL,
-        "with a store: a state fills fewer pages, or more",
+        "with a store: a state fills fewer store pages, or more",
     ),
     Seam(
         f"{_TREE}._session_lru_predicate",

@@ -84,8 +84,8 @@ class Settings(msgspec.Struct, frozen=True):
     encoding: Annotated[
         Literal["exact", "bf16", "int8", "fp8"],
         msgspec.Meta(
-            description="how a checkpoint may be stored when memory is short; it is stored as it "
-            "is first, and demoted before any is evicted. `exact`: as it is, always"
+            description="what a checkpoint may be demoted to when memory is short; it is stored as "
+            "it is at first. `exact`: it stays as it is"
         ),
     ] = "exact"
     host_memory: Annotated[
@@ -97,7 +97,7 @@ class Settings(msgspec.Struct, frozen=True):
     ] = None
     page_bytes: Annotated[
         Annotated[int, msgspec.Meta(ge=512)] | None,
-        msgspec.Meta(description="the store's pages; `null`: chosen for the model's state"),
+        msgspec.Meta(description="size of a store page; `null`: chosen for the model's state"),
     ] = None
     inspect: Annotated[
         bool, msgspec.Meta(description="whether the server shows its cache at `/marconi`")

@@ -61,7 +61,7 @@ class ParallelReplays:
 def _lead(job: Job, writer: Connection, parent: int, nicer: int) -> None:
     die_with_parent(parent)
     os.nice(nicer)
-    gc.disable()  # A collection would touch, and so copy, every page that is shared.
+    gc.disable()  # A collection would touch, and so copy, all memory that is shared.
     cpus = len(os.sched_getaffinity(0))
     waiting = list(reversed(job.candidates))
     running: dict[Connection, float] = {}

@@ -41,7 +41,7 @@ class Sender:
         self.server = server
         self.facts = server.facts
         self.unit = max(64, self.facts.page)
-        """Tokens: SGLang keeps states on grids of 64, and whole pages."""
+        """Tokens: SGLang keeps states on grids of 64, and whole KV pages."""
         self.steps: list[list[Sent]] = []
         self.seen: list[Seen] = []
         self._ids = ids

@@ -1,6 +1,6 @@
 """What is sent: each workload reuses in a way that can go wrong of its own.
 
-Lengths are in tokens and odd on purpose, so that prefixes end inside pages and kernels' chunks.
+Lengths are in tokens and odd on purpose, so that prefixes end inside KV pages and kernels' chunks.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ async def _branching(send: Sender) -> str:
 
 
 async def _repeated(send: Sender) -> str:
-    """The same prompt again and again: one as long as whole pages, and one not."""
+    """The same prompt again and again: one as long as whole KV pages, and one not."""
     for prompt in (send.tokens(2 * send.unit), send.tokens(3 * send.unit + 29)):
         for _ in range(4):
             await send.ask(Request(prompt, REPLY))

@@ -1,4 +1,4 @@
-"""The page ``/marconi``: what the cache holds, what it reused and what it evicted, live.
+"""The live view ``/marconi``: what the cache holds, what it reused and what it evicted, live.
 
 | module       | process   | what it is                                             |
 |--------------|-----------|--------------------------------------------------------|
@@ -8,5 +8,5 @@
 | ``snapshot`` | scheduler | all of it at one time, as ``state`` has it             |
 | ``state``    | both      | the contents of ``/marconi/state.json``                |
 | ``exchange`` | both      | a request and its answer, over SGLang's own sockets    |
-| ``routes``   | HTTP      | the page and its data                                  |
+| ``routes``   | HTTP      | the view and its data                                  |
 """

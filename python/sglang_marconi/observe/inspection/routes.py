@@ -1,4 +1,4 @@
-"""The page ``/marconi`` and its data ``/marconi/state.json``, on SGLang's own server."""
+"""The live view ``/marconi`` and its data ``/marconi/state.json``, on SGLang's own server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Ask = Callable[[], Awaitable[list[bytes]]]
 
 
 def add_routes(app: FastAPI, ask: Ask) -> None:
-    """Serve the page and its data.
+    """Serve the view and its data.
 
     SGLang's API key, where there is one, is asked for as for every other route. ``ask``: the
     states of all replicas, in JSON.

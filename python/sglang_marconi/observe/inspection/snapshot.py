@@ -1,4 +1,4 @@
-"""The cache at one time, for the page."""
+"""The cache at one time, for the live view."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sglang_marconi.policy.ranking import Standing
 
 SHOWN = 400
-"""Nodes that the page draws; what is below them is summed up."""
+"""Nodes that the live view draws; what is below them is summed up."""
 INTERVAL = 0.5
 """Seconds between two snapshots, however often one is asked for."""
 
