@@ -13,9 +13,18 @@ settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
 
 
+# Those with the longest files, longest first.
+_FIRST = ("server", "verify", "kernels", "evaluation", "traces", "tree", "tuning")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with servers first: at the end short ones keep both workers busy."""
-    items.sort(key=lambda item: item.get_closest_marker("server") is None)
+    """Long files first: at the end short ones keep both workers busy."""
+
+    def place(item: pytest.Item) -> int:
+        folder = item.path.parent.name
+        return _FIRST.index(folder) if folder in _FIRST else len(_FIRST)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)

@@ -158,11 +158,11 @@ def test_reuse_changes_no_answer(
                 generate(server.url, ask.prompt, ask.count, logprobs=False)
             decoding.result()
         probes = [Ask(ask.prompt[:325] + tokens(20, seed=i), 8) for i, ask in enumerate(quick)]
-        warm = asked(server, [*probes, *filling])
+        warm = asked(server, [*probes, *first, *turns])
         assert sum(reply.cached_tokens for reply in warm) > 1000
         flush(server.url)
         cold = generate(server.url, *probes[0])
     assert cold.cached_tokens == 0
     assert_same(warm[0], cold)
     reference.check(filling, replies)
-    reference.check([*probes, *filling], warm)
+    reference.check([*probes, *first, *turns], warm)

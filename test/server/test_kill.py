@@ -77,14 +77,14 @@ def test_a_killed_server_leaves_nothing_of_ours_behind(model: Path, tmp_path: Pa
         psutil.Process(server.pid).kill()
         check(running.left(10))
 
+    # Forked, it tells as well how its processes end, and whether something stands in its way.
     log = tmp_path / "second.log"
-    with LocalServer(model, *ARGUMENTS, log_path=log, port=server.port) as server:
+    with ForkedServer(model, *ARGUMENTS, log_path=log, port=server.port) as server:
         running = in_use(server)
         running.named(SCHEDULER).kill()
         # SGLang's main process sees to it, and first waits for some seconds.
         check(running.left(60))
 
-    # It starts as any other does: a forked one tells as well whether something stands in its way.
     log = tmp_path / "third.log"
     with ForkedServer(model, *ARGUMENTS, log_path=log, port=server.port) as server:
         in_use(server)

@@ -75,11 +75,11 @@ def check(asked: Asked, reference: Reference) -> None:
     reference.check([(prompt, DECODED) for prompt, _ in asked], [reply for _, reply in asked])
 
 
-def chats(url: str) -> Asked:
+def chats(url: str, count: int = CHATS, turns: int = TURNS) -> Asked:
     """Conversations that take turns, one request after the other."""
     asked = []
-    heads = [SYSTEMS[chat % len(SYSTEMS)] for chat in range(CHATS)]
-    for turn in range(TURNS):
+    heads = [SYSTEMS[chat % len(SYSTEMS)] for chat in range(count)]
+    for turn in range(turns):
         prompts = [head + tokens(150, seed=100 + 10 * i + turn) for i, head in enumerate(heads)]
         answered = ask(url, prompts, clients=1)
         heads = [prompt + reply.output_ids for prompt, reply in answered]
@@ -95,7 +95,7 @@ def test_ranks_change_their_policy_at_the_same_request(
     asked = []
     for setting in ("alpha=1.0", "policy=auto", "alpha=0", "policy=auto"):
         with ThreadPoolExecutor(1) as background:
-            running = background.submit(chats, url)
+            running = background.submit(chats, url, count=3, turns=3)
             time.sleep(0.5)
             main(["set", url, setting])
             asked += running.result()

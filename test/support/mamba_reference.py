@@ -1,28 +1,34 @@
 """mamba-ssm's reference functions, and inputs to try them on.
 
-The package's Python imports without its CUDA extension once a module of that name exists. Both are
-forgotten afterwards: transformers takes the package's CUDA kernels wherever it can be imported.
+The package's Python imports without its CUDA extension once a module of that name exists, and
+without its models, which take five seconds, once the package itself does. All are forgotten
+afterwards: transformers takes the package's CUDA kernels wherever it can be imported.
 """
 
 import sys
 import types
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import pytest
 import torch
 from torch import Tensor
 
-_EXTENSION = "selective_scan_cuda"
+_PACKAGE, _EXTENSION = "mamba_ssm", "selective_scan_cuda"
 
-sys.modules.setdefault(_EXTENSION, types.ModuleType(_EXTENSION))
-pytest.importorskip("mamba_ssm")
+_found = find_spec(_PACKAGE)
+if _found is None:
+    pytest.skip("mamba-ssm is not installed", allow_module_level=True)
+for _name in (_PACKAGE, _EXTENSION):
+    sys.modules.setdefault(_name, types.ModuleType(_name))
+sys.modules[_PACKAGE].__path__ = _found.submodule_search_locations
 
 from mamba_ssm.ops.selective_scan_interface import selective_scan_ref  # noqa: E402
 from mamba_ssm.ops.triton.selective_state_update import (  # noqa: E402
     selective_state_update_ref,
 )
 
-for _name in [name for name in sys.modules if name.split(".")[0] in ("mamba_ssm", _EXTENSION)]:
+for _name in [name for name in sys.modules if name.split(".")[0] in (_PACKAGE, _EXTENSION)]:
     del sys.modules[_name]
 
 __all__ = ["ScanInput", "scan_one", "selective_state_update_ref"]

@@ -27,6 +27,8 @@ from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any, NoReturn
 
+import setproctitle
+
 _IMPORTED_BY_A_SERVER = (
     "sglang.launch_server",
     "sglang.srt.entrypoints.http_server",
@@ -82,6 +84,8 @@ def _import_sglang() -> None:
     load_plugins()
     for module in _IMPORTED_BY_A_SERVER:
         importlib.import_module(module)
+    # Found now: it would not find the title's place once the environment has changed.
+    setproctitle.getproctitle()
     # No process's collections visit, and so copy, what all of them share.
     gc.freeze()
 
