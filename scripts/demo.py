@@ -142,7 +142,7 @@ def demo(trace: Path | None, limit: int | None, out: Path, console: Console) -> 
     console.print(comparison(totals))
     write_records(out / "runs.jsonl", totals)
     write_records(out / "requests.jsonl", (record for run in runs for record in run.requests))
-    console.print(f"Page: {write_report(out)}   Records: {out / 'requests.jsonl'}")
+    console.print(f"Report: {write_report(out)}   Records: {out / 'requests.jsonl'}")
 
 
 def _count(text: str) -> int:

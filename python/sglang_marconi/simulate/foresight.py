@@ -1,4 +1,4 @@
-"""A cache that knows the future: an upper mark for the others, not a policy to run."""
+"""A cache that knows the future: a mark for the others, not a policy to run."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ NAMES = {
     TUNED: f"{POLICIES[TUNED].description}; alpha is tuned, or fixed by {TUNED}:ALPHA",
     "vllm+": "a state at every block of 32 tokens, LRU",
     "sglang+": "states at branches and ends, LRU on leaves",
-    "clairvoyant": "knows the future: an upper mark",
+    "clairvoyant": "knows the future, to measure the others by",
     UNLIMITED: "no budget",
 }
 """What there is, with a description."""
