@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,11 @@ def accesses(code: str) -> set[str]:
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(triton.knobs.cache, "dir", str(tmp_path))
+def _own_cache(tmp_path: Path) -> Iterator[None]:
+    """Compiled here and now."""
+    with triton.knobs.cache.scope():
+        triton.knobs.cache.dir = str(tmp_path)
+        yield
 
 
 @pytest.mark.parametrize("capability", [80, 90])
