@@ -10,24 +10,28 @@ from sglang.srt.mem_cache.unified_cache.components import ComponentType
 from sglang_marconi.policy.check import OwnersNode, OwnersTotals, check_policy, check_tree
 
 if TYPE_CHECKING:
-    from sglang_marconi.cache.tree_core import MarconiTreeCore
+    from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeCore
+
+    from sglang_marconi.policy.eviction import EvictionPolicy
 
 
-def check(tree: MarconiTreeCore) -> None:
+def check(tree: UnifiedTreeCore, policy: EvictionPolicy) -> None:
     """Check that the tree, the policy's nodes and its rankings agree; between two requests' steps.
 
     Raises:
         Disagreement: names the first difference.
     """
-    check_policy(tree.policy)
+    check_policy(policy)
     tokens = tree.component_evictable_size(ComponentType.FULL)
     tokens += tree.component_protected_size(ComponentType.FULL)
     states = tree.components_by_type[ComponentType.MAMBA]
-    check_tree(tree.policy, _nodes(tree), OwnersTotals(tokens, states.held_by_form()))
+    check_tree(
+        policy, _nodes(tree, policy.root.handle), OwnersTotals(tokens, states.held_by_form())
+    )
 
 
-def _nodes(tree: MarconiTreeCore) -> Iterator[OwnersNode]:
-    """All nodes but the root; those above first."""
+def _nodes(tree: UnifiedTreeCore, root: int) -> Iterator[OwnersNode]:
+    """All nodes but the root, which the policy knows as ``root``; those above first."""
     states = tree.components_by_type[ComponentType.MAMBA]
     depths = {tree.root_node.id: 0}
     for node in tree._collect_all_nodes():
@@ -41,7 +45,7 @@ def _nodes(tree: MarconiTreeCore) -> Iterator[OwnersNode]:
         )
         yield OwnersNode(
             handle=node.id,
-            parent=tree.policy.root.handle if above is tree.root_node else above.id,
+            parent=root if above is tree.root_node else above.id,
             depth=depths[node.id],
             has_state=state.value is not None,
             form=0 if state.value is None else states.form_of(state.value),

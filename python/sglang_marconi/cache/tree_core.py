@@ -93,7 +93,7 @@ class MarconiTreeCore(UnifiedTreeCore):
     def sanity_check(self, *args: Any, **kwargs: Any) -> None:
         """SGLang's own check, which a server runs while idle if it is asked to, and ours."""
         super().sanity_check(*args, **kwargs)
-        tree_check.check(self)
+        tree_check.check(self, self.policy)
 
 
 def _unseen(owner: str, method: str) -> Callable[..., Any]:
