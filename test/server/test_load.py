@@ -1,7 +1,4 @@
-"""It keeps working: a short run of the load test.
-
-scripts/load_test.py runs it for longer, and then looks at the server's memory too.
-"""
+"""It keeps working: a short run of the load test, which scripts/load_test.py runs for longer."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class Place(NamedTuple):
 class Memory(NamedTuple):
     """What checkpoints may fill: bytes by tier, and how many a store page has.
 
-    Where they have no store of their own, a store page is a slot of the state pool.
+    Where they have no store of their own, a slot of the state pool counts as one.
     """
 
     capacity: Mapping[str, int]
