@@ -1,1 +1,1 @@
-"""The kernels on a machine without a GPU: `interpreted.py` collects the tests of this file."""
+"""The kernels on a machine without a GPU: `support/interpreted.py` collects the tests."""

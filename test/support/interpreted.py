@@ -1,4 +1,4 @@
-"""Collects tests of this folder to run under Triton's interpreter, each reported by itself.
+"""Collects tests to run under Triton's interpreter, each reported by itself.
 
 They run in one process of their own: Triton decides when it is imported, for every kernel in the
 process.
@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,16 @@ from xml.etree import ElementTree
 
 import pytest
 
-FILES = ("test_kernels_agree.py", "test_kernels_properties.py")
-
 
 class InterpretedSuite(pytest.File):
-    """The tests of the files above, as the interpreter's process reports them."""
+    """The tests of some files of its folder, as the interpreter's process reports them."""
+
+    def __init__(self, *, files: Sequence[str], **node: Any) -> None:
+        super().__init__(**node)
+        self.files = files
 
     def collect(self) -> Iterator[InterpretedTest]:
-        for file in FILES:
+        for file in self.files:
             module = pytest.Module.from_parent(self, path=self.path.with_name(file))
             for item in self.session.genitems(module):
                 name = f"{module.path.stem}.{item.name}"
@@ -38,7 +40,7 @@ class InterpretedSuite(pytest.File):
             report = Path(folder) / "report.xml"
             options = ("-q", "-p", "no:cacheprovider", f"--junitxml={report}")
             child = subprocess.run(
-                [sys.executable, "-m", "pytest", *options, *FILES],
+                [sys.executable, "-m", "pytest", *options, *self.files],
                 cwd=self.path.parent,
                 env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
                 capture_output=True,
