@@ -108,10 +108,10 @@ def test_kda_prompt_is_repeated_decode_steps(lower_bound: float | None) -> None:
     A_log, a, b, dt_bias = gates(tokens, channels=True)
     theirs, ours = pools()
     wanted, mixed = torch.empty(tokens, 1, VALUE_HEADS, VALUE_DIM), packed(inputs)
-    entering = [theirs[2].clone(), None, theirs[0].clone()]
+    entering = torch.stack([theirs[2], theirs[2], theirs[0]])
     for t in range(lengths[0]):
         if t == 64:
-            entering[1] = theirs[2].clone()
+            entering[1] = theirs[2]
         rows = torch.tensor([t] if t >= lengths[1] else [t, lengths[0] + t])
         out = torch.empty(len(rows), 1, VALUE_HEADS, VALUE_DIM)
         slots = torch.tensor([2, 0], dtype=torch.int32)[: len(rows)]
@@ -131,7 +131,7 @@ def test_kda_prompt_is_repeated_decode_steps(lower_bound: float | None) -> None:
     )  # fmt: skip
     assert largest_error(output[0], wanted[:, 0]) < 2e-6
     assert largest_error(ours, theirs) < 2e-6
-    assert largest_error(states[0], torch.stack(entering)) < 2e-6
+    assert largest_error(states[0], entering) < 2e-6
     assert torch.equal(track[0], states[0, 1]) and (track[1] == 7).all()
 
 

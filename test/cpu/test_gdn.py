@@ -1,6 +1,8 @@
 """Gated DeltaNet's operations: gates, slots, padding and layouts around the recurrence."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -85,7 +87,7 @@ def test_rows_of_a_plain_batch_and_a_pool_that_is_left_alone() -> None:
     rows = {name: t.view(3, 70, *t.shape[2:]) for name, t in vars(inputs).items()}
     pool = torch.randn(6, VALUE_HEADS, VALUE_DIM, KEY_DIM)
     before, slots = pool.clone(), torch.tensor([5, 0, 2])
-    given = {"initial_state": pool, "use_qk_l2norm_in_kernel": True}
+    given: dict[str, Any] = {"initial_state": pool, "use_qk_l2norm_in_kernel": True}
     output, _, states = chunk_gated_delta_rule(
         **rows, **given, initial_state_indices=slots, inplace_update=False
     )
@@ -163,9 +165,10 @@ def test_contiguous_projections_come_apart() -> None:
 def test_what_cannot_be_done_is_refused() -> None:
     inputs = vars(DeltaInput.random(3, channels=False))
     pool, slot = torch.zeros(1, VALUE_HEADS, VALUE_DIM, KEY_DIM), torch.tensor([0])
-    update = fused_recurrent_gated_delta_rule_update
+    update: Callable[..., Any] = fused_recurrent_gated_delta_rule_update
+    chunk: Callable[..., Any] = chunk_gated_delta_rule
     for function, name in (
-        (chunk_gated_delta_rule, "initial_state"),
+        (chunk, "initial_state"),
         (update, "initial_state_source"),
     ):
         with pytest.raises(ValueError, match="pool"):
@@ -176,7 +179,7 @@ def test_what_cannot_be_done_is_refused() -> None:
                 **two, **{name: pool}, initial_state_indices=slot, cu_seqlens=torch.tensor([0, 6])
             )
     with pytest.raises(NotImplementedError, match="heads"):
-        chunk_gated_delta_rule(**inputs, head_first=True)
+        chunk(**inputs, head_first=True)
     for asked in ("disable_state_update", "disable_output_calculation"):
         with pytest.raises(NotImplementedError, match="speculative"):
             update(**inputs, **{asked: True})

@@ -1,6 +1,8 @@
 """Kimi Delta Attention's operations: gates, slots, padding and tracking around the recurrence."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +40,7 @@ class Gates:
             self.decay = gate(self.raw)
         self.logits = (torch.randn(1, tokens, HEADS) * 3).to(dtype)
 
-    def given(self) -> dict[str, Tensor]:
+    def given(self) -> dict[str, Any]:
         """In the shapes of Kimi-Linear's parameters."""
         return {"A_log": self.A_log.detach()[None, None, :, None], "dt_bias": self.dt_bias.detach()}
 
@@ -115,7 +117,7 @@ def test_packed_decode_step_with_padding(
 
 
 @pytest.mark.parametrize("lower_bound", BOUNDS)
-@pytest.mark.parametrize("lengths", [[1, 1, 1, 1], [3, 1, 70, 0]])
+@pytest.mark.parametrize("lengths", [[1, 1, 1, 1], [2, 1, 0, 1], [3, 1, 70, 0]])
 def test_decode_steps_of_any_number(lengths: list[int], lower_bound: float | None) -> None:
     """Where padding has no state to start from, nor one to leave."""
     tokens = sum(lengths)
@@ -145,11 +147,12 @@ def test_what_cannot_be_done_is_refused() -> None:
     with pytest.raises(ValueError, match="pool"):
         chunk_kda(**inputs, initial_state=pool)
     gates = Gates(3, None, torch.float32)
+    update: Callable[..., Any] = fused_sigmoid_gating_delta_rule_update
     q, k, v, *_ = inputs.values()
     required = (gates.A_log, gates.raw, gates.dt_bias, 1.0, 20.0, q, k, v, gates.logits, pool, slot)
     for asked in ("disable_state_update", "cache_ring", "match_cutedsl_decode"):
         with pytest.raises(NotImplementedError, match="speculative"):
-            fused_sigmoid_gating_delta_rule_update(*required, is_kda=True, **{asked: True})
+            update(*required, is_kda=True, **{asked: True})
     for asked in ("intermediate_states_buffer", "retrieve_parent_token"):
         with pytest.raises(NotImplementedError, match="speculative"):
-            fused_sigmoid_gating_delta_rule_update(*required, is_kda=True, **{asked: pool})
+            update(*required, is_kda=True, **{asked: pool})

@@ -234,7 +234,6 @@ def _scores_by_head(q: Tensor, k: Tensor, passed: Tensor) -> Tensor:
     both = torch.stack((q, k), 3)
     products = (both.flatten(2, 3) @ k.transpose(-1, -2)).view(*q.shape[:3], 2, width)
     between = (passed[..., :, None] - passed[..., None, :]).float()
-    # Masked before the exponential: above the diagonal it would overflow, and inf * 0 is NaN.
     later = torch.ones(width, width, dtype=torch.bool, device=q.device).triu_(1)
     between = between.masked_fill_(later, float("-inf")).exp_()
     return products.mul_(between[:, :, :, None])
