@@ -58,9 +58,9 @@ def test_chunks_of_a_prompt() -> None:
         use_qk_l2norm_in_kernel=True,
     )  # fmt: skip
     assert states.dtype == wanted_states.dtype
-    assert largest_error(output, wanted) < 1e-5  # theirs is the less exact of the two
-    assert largest_error(states, wanted_states) < 2e-6
-    assert largest_error(ours, theirs) < 2e-6
+    assert largest_error(output, wanted) < 3e-6  # theirs is off by 1e-6, ours by 1e-7
+    assert largest_error(states, wanted_states) < 3e-6
+    assert largest_error(ours, theirs) < 3e-6
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from .delta_rule import PackedDelta, scan_delta_rule, step_delta_rule
 
 
-def log_decay(
+def forget_gate(
     a: Tensor,
     A_log: Tensor,
     dt_bias: Tensor | None,
@@ -15,8 +15,8 @@ def log_decay(
     beta: float = 1.0,
     threshold: float = 20.0,
 ) -> Tensor:
-    """The gate of both layers, ``-exp(A_log) * softplus(a + dt_bias)``, or the safe one of KDA,
-    ``lower_bound * sigmoid(exp(A_log) * (a + dt_bias))``, which stays above its bound.
+    """Log decays: ``-exp(A_log) * softplus(a + dt_bias)``, or as KDA's safe gate has them,
+    ``lower_bound * sigmoid(exp(A_log) * (a + dt_bias))``.
 
     Args:
         a: any shape, before the bias.

@@ -6,7 +6,7 @@ from torch import Tensor
 from .delta_pool import (
     advance_slots,
     entering_states,
-    log_decay,
+    forget_gate,
     packed_bounds,
     queries_and_keys,
     refuse_speculation,
@@ -100,7 +100,7 @@ def fused_recurrent_gated_delta_rule_packed_decode(
     Returns:
         ``out`` and ``initial_state``.
     """
-    decay, beta = log_decay(a, A_log, dt_bias), _rounded_sigmoid(b)
+    decay, beta = forget_gate(a, A_log, dt_bias), _rounded_sigmoid(b)
     step_packed(
         mixed_qkv, decay, beta, scale, initial_state, out, ssm_state_indices,
         use_qk_l2norm_in_kernel,
@@ -185,7 +185,7 @@ def fused_gdn_gating(
         ``(1, tokens, HV)`` float32 each: ``-exp(A_log) * softplus(a + dt_bias)`` and
         ``sigmoid(b)``, the latter rounded to the dtype of ``b``.
     """
-    decay = log_decay(a, A_log, dt_bias, beta=beta, threshold=threshold)
+    decay = forget_gate(a, A_log, dt_bias, beta=beta, threshold=threshold)
     return decay[None], _rounded_sigmoid(b)[None]
 
 

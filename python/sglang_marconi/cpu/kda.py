@@ -6,7 +6,7 @@ from torch import Tensor
 from .delta_pool import (
     advance_slots,
     entering_states,
-    log_decay,
+    forget_gate,
     packed_bounds,
     queries_and_keys,
     refuse_speculation,
@@ -52,7 +52,7 @@ def chunk_kda(
             no state.
         use_qk_l2norm_in_kernel: bring queries and keys to unit length first.
         cu_seqlens: ``(sequences + 1,)``, where each sequence begins.
-        A_log: ``HV`` elements in any shape; see :func:`.delta_pool.log_decay`.
+        A_log: ``HV`` elements in any shape; see :func:`.delta_pool.forget_gate`.
         dt_bias: ``HV * K`` elements in any shape, zeros without.
         lower_bound: asks for the safe gate.
         output_intermediate_states: return the states before each 64 tokens of a sequence, too.
@@ -74,7 +74,7 @@ def chunk_kda(
     bounds = packed_bounds(v, cu_seqlens)
     queries, keys = queries_and_keys(q, k, scale, use_qk_l2norm_in_kernel)
     if A_log is not None:
-        g = _channel_decay(g, A_log, dt_bias, lower_bound, (v.shape[2], k.shape[3]))
+        g = _channel_gate(g, A_log, dt_bias, lower_bound, (v.shape[2], k.shape[3]))
     if beta_is_raw:
         beta = beta.float().sigmoid()
     scan = scan_slots(
@@ -129,7 +129,7 @@ def fused_recurrent_kda_packed_decode(
     heads, _, key_dim = initial_state.shape[1:]
     step_packed(
         mixed_qkv,
-        _channel_decay(a, A_log, dt_bias, lower_bound, (heads, key_dim)),
+        _channel_gate(a, A_log, dt_bias, lower_bound, (heads, key_dim)),
         b.float().sigmoid(),
         scale,
         initial_state,
@@ -201,10 +201,10 @@ def fused_sigmoid_gating_delta_rule_update(
     heads, key_dim = v.shape[2], k.shape[3]
     softplus = (softplus_beta, softplus_threshold)
     if is_kda:
-        decay = _channel_decay(a, A_log, dt_bias, lower_bound, (heads, key_dim), *softplus)
+        decay = _channel_gate(a, A_log, dt_bias, lower_bound, (heads, key_dim), *softplus)
     else:
         A_log, dt_bias = A_log.reshape(heads), dt_bias.reshape(heads)
-        decay = log_decay(a.reshape(-1, heads), A_log, dt_bias, lower_bound, *softplus)
+        decay = forget_gate(a.reshape(-1, heads), A_log, dt_bias, lower_bound, *softplus)
     queries, keys = queries_and_keys(q, k, scale, use_qk_l2norm_in_kernel)
     output = advance_slots(
         queries,
@@ -219,7 +219,7 @@ def fused_sigmoid_gating_delta_rule_update(
     return output.to(q.dtype).view(v.shape)
 
 
-def _channel_decay(
+def _channel_gate(
     a: Tensor,
     A_log: Tensor,
     dt_bias: Tensor | None,
@@ -231,7 +231,7 @@ def _channel_decay(
     """``(tokens, HV, K)`` from whatever shapes SGLang has given the gate's parts."""
     bias = None if dt_bias is None else dt_bias.reshape(sizes)
     A_log = A_log.reshape(-1, 1)
-    return log_decay(a.reshape(-1, *sizes), A_log, bias, lower_bound, beta, threshold)
+    return forget_gate(a.reshape(-1, *sizes), A_log, bias, lower_bound, beta, threshold)
 
 
 def _track(scan: PackedDelta, target: Tensor, chunk: Tensor) -> None:
