@@ -38,7 +38,7 @@ def layernorm_fn(
     gate = None if z is None else _activated(z.float().reshape(x.shape), activation)
     if gate is not None and not norm_before_gate:
         value = value * gate
-    groups = value.unflatten(-1, (-1, x.shape[-1] if group_size is None else group_size))
+    groups = value.reshape(*x.shape[:-1], -1, x.shape[-1] if group_size is None else group_size)
     if not is_rms_norm:
         groups = groups - groups.mean(-1, keepdim=True)
     result = _rms_normed(groups, eps).flatten(-2) * weight.float()
