@@ -15,7 +15,7 @@ from sglang_marconi.cpu.lightning import (
 from torch import Tensor
 from torch.nn import functional as F
 
-SLOTS = 12
+SLOTS = 13
 # A state kept for good, two kinds of decay that models have, and one that forgets at once.
 SLOPES = torch.tensor([1e-6, 0.0078, 0.84, 2.5])
 HEADS = len(SLOPES)

@@ -4,6 +4,7 @@ SGLang's `moe_forward_native` knows neither experts without a gate nor limits of
 the scale of the routed output out, which it does for its runner on GPUs.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -36,27 +37,48 @@ def moe_forward_native(layer: Any, x: Tensor, topk_output: Any, moe_runner_confi
     config = moe_runner_config
     if config.apply_router_weight_on_input:
         raise NotImplementedError("router weights on the input of experts need a GPU")
-    ids = topk_output.topk_ids.long()
-    if not ids.numel():
-        return torch.zeros_like(x)
-    weights = topk_output.topk_weights.float().masked_fill(ids < 0, 0)
-    small = ids.numel() * layer.w13_weight[0].numel() <= GATHERED_ELEMENTS
-    sent = (_gathered if small else _by_expert)(layer, x, ids, config)
-    result = torch.einsum("nkd,nk->nd", sent.view(*ids.shape, -1).float(), weights)
+
+    def activate(inner: Tensor) -> Tensor:
+        return _activated(inner, config)
+
+    result = routed_sum(layer, x, topk_output.topk_ids, topk_output.topk_weights, activate)
     if config.routed_scaling_factor is not None:
         result *= config.routed_scaling_factor
     return result.to(x.dtype)
 
 
-def _gathered(layer: Any, x: Tensor, ids: Tensor, config: Any) -> Tensor:
+def routed_sum(
+    layer: Any, x: Tensor, ids: Tensor, weights: Tensor, activate: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """The weighted sum of the experts' outputs.
+
+    Args:
+        layer: has the weights, see :func:`moe_forward_native`.
+        x: ``(tokens, features)``.
+        ids, weights: ``(tokens, k)``; a negative id is no expert and adds nothing.
+        activate: what lies between an expert's two products.
+
+    Returns:
+        ``(tokens, features)`` float32.
+    """
+    if not ids.numel():
+        return torch.zeros(x.shape, device=x.device)
+    ids = ids.long()
+    weights = weights.float().masked_fill(ids < 0, 0)
+    small = ids.numel() * layer.w13_weight[0].numel() <= GATHERED_ELEMENTS
+    sent = (_gathered if small else _by_expert)(layer, x, ids, activate)
+    return torch.einsum("nkd,nk->nd", sent.view(*ids.shape, -1).float(), weights)
+
+
+def _gathered(layer: Any, x: Tensor, ids: Tensor, activate: Callable[[Tensor], Tensor]) -> Tensor:
     """Outputs ``(tokens * k, features)``, one product with copies of the weights."""
     experts = ids.flatten().clamp(min=0)
     rows = x.repeat_interleave(ids.shape[1], 0)
     inner = _product(rows, layer, "w13_weight", experts)
-    return _product(_activated(inner, config), layer, "w2_weight", experts)
+    return _product(activate(inner), layer, "w2_weight", experts)
 
 
-def _by_expert(layer: Any, x: Tensor, ids: Tensor, config: Any) -> Tensor:
+def _by_expert(layer: Any, x: Tensor, ids: Tensor, activate: Callable[[Tensor], Tensor]) -> Tensor:
     """Outputs ``(tokens * k, features)``, a product for each expert that has tokens."""
     order = ids.flatten().argsort()
     chosen, counts = torch.unique_consecutive(ids.flatten()[order], return_counts=True)
@@ -67,7 +89,7 @@ def _by_expert(layer: Any, x: Tensor, ids: Tensor, config: Any) -> Tensor:
             parts.append(torch.zeros_like(part))
         else:
             inner = _product(part, layer, "w13_weight", expert)
-            parts.append(_product(_activated(inner, config), layer, "w2_weight", expert))
+            parts.append(_product(activate(inner), layer, "w2_weight", expert))
     sent = torch.cat(parts)
     return torch.empty_like(sent).index_copy_(0, order, sent)
 
