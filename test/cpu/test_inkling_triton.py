@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from sglang.kernels.ops.elementwise import row_scale
 from sglang.kernels.ops.moe import gate_topk as gate
 from sglang.kernels.ops.moe import inkling_moe
 from sglang_marconi.cpu import inkling
@@ -39,3 +40,14 @@ def test_activation(dtype: torch.dtype, weighted: bool, monkeypatch: pytest.Monk
     # The interpreter cuts off what a GPU rounds to half precision.
     close = 1e-5 if dtype == torch.float32 else 8e-3
     torch.testing.assert_close(ours, wanted, rtol=close, atol=close)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scale_of_long_contexts(dtype: torch.dtype) -> None:
+    x = torch.randn(5, 3, 8).to(dtype)[:, 1:]
+    tau = (1 + torch.rand(5)).view(-1, 1, 1)
+    wanted = row_scale.apply_log_scaling_tau(x, tau)
+    ours = inkling.apply_log_scaling_tau(x, tau)
+    assert ours.dtype == dtype
+    close = 1e-6 if dtype == torch.float32 else 8e-3
+    torch.testing.assert_close(ours, wanted, rtol=close, atol=0)

@@ -106,6 +106,19 @@ def moe_tp_forward(
     return result.to(hidden_states.dtype).view(hidden_states.shape)
 
 
+def apply_log_scaling_tau(x: Tensor, tau: Tensor) -> Tensor:
+    """Scale a token's queries by the logarithm of its position.
+
+    Args:
+        x: ``(tokens, ...)``.
+        tau: ``tokens`` elements, with as many dimensions as ``x``.
+
+    Returns:
+        Like ``x``; computed in float32.
+    """
+    return (x.float() * tau.float()).to(x.dtype)
+
+
 def serving_attention_backend(forward_batch: Any) -> str:
     """The one of Inkling's two kinds of attention that passes its bias on as it is."""
     return "triton"
