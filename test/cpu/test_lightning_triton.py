@@ -58,6 +58,8 @@ def test_prefill_and_tracked_states(lengths: list[int], dtype: torch.dtype) -> N
         slots[1] = -1
     # The kernel tracks at multiples of its block of 32 tokens and at the end.
     tracked = torch.tensor([min(64, length) for length in lengths], dtype=torch.int32)
+    if n > 2:  # Neither is copied: no token, and more than there are.
+        tracked[0], tracked[-1] = 0, lengths[-1] + 32
     copies = torch.tensor([10, 2, 8, -1, 4, 6, 2][:n], dtype=torch.int32)
     pool = torch.randn(SLOTS, HEADS, 64, 64)
     wanted_pool = pool.clone()
