@@ -63,8 +63,8 @@ def routed_sum(
     """
     if not ids.numel():
         return torch.zeros(x.shape, device=x.device)
-    ids = ids.long()
     weights = weights.float().masked_fill(ids < 0, 0)
+    ids = ids.long().clamp(min=0)
     small = ids.numel() * layer.w13_weight[0].numel() <= GATHERED_ELEMENTS
     sent = (_gathered if small else _by_expert)(layer, x, ids, activate)
     return torch.einsum("nkd,nk->nd", sent.view(*ids.shape, -1).float(), weights)
@@ -72,7 +72,7 @@ def routed_sum(
 
 def _gathered(layer: Any, x: Tensor, ids: Tensor, activate: Callable[[Tensor], Tensor]) -> Tensor:
     """Outputs ``(tokens * k, features)``, one product with copies of the weights."""
-    experts = ids.flatten().clamp(min=0)
+    experts = ids.flatten()
     rows = x.repeat_interleave(ids.shape[1], 0)
     inner = _product(rows, layer, "w13_weight", experts)
     return _product(activate(inner), layer, "w2_weight", experts)
@@ -85,11 +85,8 @@ def _by_expert(layer: Any, x: Tensor, ids: Tensor, activate: Callable[[Tensor], 
     rows = torch.split(x[order // ids.shape[1]], counts.tolist())
     parts = []
     for expert, part in zip(chosen.tolist(), rows, strict=True):
-        if expert < 0:
-            parts.append(torch.zeros_like(part))
-        else:
-            inner = _product(part, layer, "w13_weight", expert)
-            parts.append(_product(activate(inner), layer, "w2_weight", expert))
+        inner = _product(part, layer, "w13_weight", expert)
+        parts.append(_product(activate(inner), layer, "w2_weight", expert))
     sent = torch.cat(parts)
     return torch.empty_like(sent).index_copy_(0, order, sent)
 
