@@ -46,9 +46,7 @@ def assert_close(ours: Tensor, wanted: Tensor, tolerance: float = 1e-5) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(
-    "lengths", [[2], [63], [64], [130], [1, 130, 64, 5, 63, 65, 2], [40, 0, 33]]
-)
+@pytest.mark.parametrize("lengths", [[64], [130], [1, 130, 64, 5, 63, 65, 2], [40, 0, 33]])
 def test_prefill_and_tracked_states(lengths: list[int], dtype: torch.dtype) -> None:
     q, k, v = inputs(sum(lengths), 64, dtype)
     n = len(lengths)
