@@ -40,19 +40,27 @@ FAMILIES = {
 OTHERS = {
     "falcon-mamba-7b": Family(64, ((8192, 3),), (8192, 1, 16)),
     "lfm2-2.6b": Family(22, ((2048, 2),), (1, 2048, 0)),
+    # CCA: windows of queries and keys, and the last hidden state
+    "zaya1-base": Family(40, ((1280, 2), (2048, 1)), (1, 1, 0)),
 }
-"""A model of recurrent layers alone, and a hybrid whose state is windows alone."""
+"""A model of recurrent layers alone, and hybrids whose state is windows alone."""
+
+BESIDE = (
+    StatePart((96, 9), torch.bfloat16, False, layers=3),
+    StatePart((2,), torch.int64, False, layers=1),
+)
+"""What Qwen4-Exp's PLE keeps beside a state: windows in other layers, and the last tokens."""
 
 POISON = 0xA5
 
 
 def active_tensors(parts: Sequence[StatePart], layers: int, slots: int, seed: int) -> list[Tensor]:
     """`[layers, slots, *shape]` of random bytes for parts kept bit for bit, of normal numbers for
-    lossy ones."""
+    lossy ones; `layers` where a part does not say how many it has."""
     generator = torch.Generator().manual_seed(seed)
     tensors = []
     for part in parts:
-        shape = (layers, slots, *part.shape)
+        shape = (layers if part.layers is None else part.layers, slots, *part.shape)
         if part.lossy:
             tensors.append(torch.randn(shape, generator=generator).to(part.dtype))
         else:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from kernel_states import POISON, Pages, active_tensors, bits, encodings_of
+from kernel_states import BESIDE, POISON, Pages, active_tensors, bits, encodings_of
 from marconi_kernels import Encoding, StateLayout, StatePart
 from marconi_kernels.ops.clear import clear_triton
 from marconi_kernels.ops.load import load_triton
@@ -40,6 +40,7 @@ CASES = {
     "lfm2": ([window(64, 2), recurrent(1, 8, 0)], 512),
     # unaligned: rows, columns, windows; two groups of different size; elements in memory order
     "odd": ([window(37, 3), recurrent(2, 131, 5)], 528),
+    "beside": ([window(8, 3), *BESIDE, recurrent(2, 40, 24)], 512),
     "flat": ([window(5, dtype=torch.int8), recurrent(2, 75)], 512),
     "wide_rows": ([recurrent(33, 140)], 1040),
     "two": ([recurrent(1, 32, 16), window(8, dtype=torch.float64), recurrent(40, 6)], 512),
@@ -126,7 +127,7 @@ def test_loads_of_several_encodings(device: torch.device) -> None:
     + [(lossy, Encoding.EXACT) for lossy in LOSSY]
     + [(Encoding.BF16, Encoding.INT8), (Encoding.INT8, Encoding.FP8)],
 )
-@pytest.mark.parametrize("name", ["gdn", "odd", "bf16"])
+@pytest.mark.parametrize("name", ["gdn", "odd", "bf16", "beside"])
 def test_reencodes(name: str, source: Encoding, target: Encoding, device: torch.device) -> None:
     both = Both(name, device)
     buffer = both.stored(source)
@@ -143,7 +144,7 @@ def test_reencodes(name: str, source: Encoding, target: Encoding, device: torch.
     assert torch.equal(results[1][untouched], buffer[untouched])
 
 
-@pytest.mark.parametrize("name", ["mamba2", "odd", "lfm2"])
+@pytest.mark.parametrize("name", ["mamba2", "odd", "lfm2", "beside"])
 def test_clears(name: str, device: torch.device) -> None:
     both = Both(name, device)
     results = [[tensor.clone() for tensor in both.active] for _ in range(2)]

@@ -65,6 +65,19 @@ def test_a_layout_of_active_tensors() -> None:
     assert layout != StateLayout.of(tensors, [False, True], page_bytes=528)
 
 
+def test_a_part_may_have_layers_of_its_own() -> None:
+    shapes = [(3, 7, 4, 16, 8), (1, 7, 2), (5, 7, 8, 3)]
+    dtypes = [torch.float32, torch.int64, torch.bfloat16]
+    tensors = [torch.zeros(shape, dtype=dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
+    layout = StateLayout.of(tensors, [True, False, False])
+    assert [layout.layers_of(part) for part in layout.parts] == [3, 1, 5]
+    assert layout.state_bytes == sum(tensor[:, 0].nbytes for tensor in tensors)
+    # What is kept bit for bit comes first, each layer of it from a multiple of 16 bytes.
+    exact = layout.segments(Encoding.EXACT)
+    assert [exact[index] for index in (1, 2, 0)] == [(0, 16), (16, 48), (16 + 5 * 48, 2048)]
+    assert layout.encoded_bytes(Encoding.EXACT) == 16 + 5 * 48 + 3 * 2048
+
+
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [
@@ -107,5 +120,7 @@ def test_layouts_refused() -> None:
         StateLayout(1, [StatePart((3,), torch.float64, True)])
     with pytest.raises(ValueError, match="one dtype"):
         StateLayout(1, [StatePart((3,), dtype, True) for dtype in (torch.float32, torch.half)])
-    with pytest.raises(ValueError, match="one number of layers"):
-        StateLayout.of([torch.zeros(2, 3), torch.zeros(3, 3)], [True, True])
+    with pytest.raises(ValueError, match="at least one layer"):
+        StateLayout(1, [WINDOW._replace(layers=0)])
+    with pytest.raises(ValueError, match="at least one active tensor"):
+        StateLayout.of([], [])

@@ -16,6 +16,7 @@ SLOTS = 4
 EXAMPLES = 12 if torch.cuda.is_available() else 60
 
 shapes = st.lists(st.integers(0, 9), min_size=1, max_size=3).map(tuple)
+own_layers = st.none() | st.integers(1, 3)
 windows = st.builds(
     StatePart,
     shapes,
@@ -23,6 +24,7 @@ windows = st.builds(
         [torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.int8, torch.int64]
     ),
     st.just(False),
+    own_layers,
 )
 
 
@@ -30,7 +32,8 @@ windows = st.builds(
 def parts_of_a_state(draw: st.DrawFn) -> list[StatePart]:
     dtype = draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
     lossy_shapes = st.lists(st.integers(1, 140), min_size=1, max_size=2).map(tuple)
-    lossy = st.builds(StatePart, lossy_shapes | shapes, st.just(dtype), st.just(True))
+    lossy_shapes |= shapes
+    lossy = st.builds(StatePart, lossy_shapes, st.just(dtype), st.just(True), own_layers)
     return draw(st.lists(windows | lossy, min_size=1, max_size=4))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 from kernel_states import (
+    BESIDE,
     FAMILIES,
     OTHERS,
     POISON,
@@ -68,6 +69,25 @@ def test_windows_survive_every_encoding_bit_for_bit(
     store(active, slots_of([2], device), *pages, encoding, layout)
     restored = [torch.zeros_like(tensor) for tensor in active]
     load(restored, slots_of([0], device), *pages, encodings_of([encoding], device), layout)
+    assert_slots_equal(restored[:-1], active[:-1], 0, 2)
+
+
+@pytest.mark.parametrize("encoding", Encoding)
+def test_what_is_beside_a_state_survives_every_encoding_bit_for_bit(
+    encoding: Encoding, device: torch.device
+) -> None:
+    parts = [*BESIDE, StatePart((2, 70, 33), torch.float32, True)]
+    active = [t.to(device) for t in active_tensors(parts, LAYERS, SLOTS, 5)]
+    layout = StateLayout.of(active, [part.lossy for part in parts], page_bytes=512)
+    pages = Pages.of(layout, 2, device)
+    store(active, slots_of([2, 4], device), *pages, Encoding.EXACT, layout)
+    if encoding != Encoding.EXACT:
+        rows = (pages.rows[:1], pages.rows[1:])
+        reencode(pages.buffer, rows[0], Encoding.EXACT, rows[1], encoding, layout)
+    restored = [torch.zeros_like(tensor) for tensor in active]
+    source = 1 if encoding != Encoding.EXACT else 0
+    encodings = encodings_of([encoding], device)
+    load(restored, slots_of([0], device), pages.buffer, pages.rows[source:][:1], encodings, layout)
     assert_slots_equal(restored[:-1], active[:-1], 0, 2)
 
 

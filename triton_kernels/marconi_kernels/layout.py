@@ -28,9 +28,13 @@ class StatePart(NamedTuple):
     dtype: torch.dtype
     lossy: bool
     """Whether encodings other than EXACT may round it: true of recurrent state, not of windows."""
+    layers: int | None = None
+    """In how many layers there is one, where that is not the layout's number: 1 for what a whole
+    model has one of."""
 
     @property
     def nbytes(self) -> int:
+        """Bytes of one layer."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -43,7 +47,7 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True, init=False)
 class StateLayout:
-    """The parts of a state in each of `layers` layers, and the pages that hold its encodings.
+    """The parts of a state in `layers` layers each, and the pages that hold its encodings.
 
     A state's encoding is an image of bytes, cut into pages of `page_bytes`. The parts kept bit
     for bit come first, so they lie in the same place in every encoding; then come the lossy ones.
@@ -61,15 +65,17 @@ class StateLayout:
         Args:
             layers: number of recurrent layers, at least 1.
             parts: the tensors of one layer. Lossy ones share one dtype of float32, float16 or
-                bfloat16.
+                bfloat16. Those that are not in just the recurrent layers have a number of their
+                own, at least 1.
             page_bytes: a multiple of 16, at least 512. None: the largest power of two up to
                 256 KiB with which no encoding wastes more than 1 % in its last page, or 512.
 
         Raises:
             ValueError: an argument is not as described.
         """
-        if layers < 1:
-            raise ValueError(f"a layout needs at least one layer, got {layers}")
+        for number in (layers, *(part.layers for part in parts)):
+            if number is not None and number < 1:
+                raise ValueError(f"a layout needs at least one layer, got {number}")
         lossy = {part.dtype for part in parts if part.lossy}
         if len(lossy) > 1 or not lossy.issubset(LOSSY_DTYPES):
             raise ValueError(
@@ -94,23 +100,33 @@ class StateLayout:
     ) -> StateLayout:
         """The layout of active tensors, each `[layers, slots, *shape]`, with `lossy` for each.
 
+        The first one's number of layers is the layout's.
+
         Raises:
-            ValueError: there is no tensor, or they disagree on the number of layers, or what
-                `StateLayout` raises.
+            ValueError: there is no tensor, or what `StateLayout` raises.
         """
-        layers = {tensor.shape[0] for tensor in tensors}
-        if len(layers) != 1:
-            raise ValueError(f"active tensors must have one number of layers, got {list(layers)}")
+        if not tensors:
+            raise ValueError("a layout needs at least one active tensor")
+        layers = tensors[0].shape[0]
         parts = [
-            StatePart(tuple(tensor.shape[2:]), tensor.dtype, may_round)
+            StatePart(
+                tuple(tensor.shape[2:]),
+                tensor.dtype,
+                may_round,
+                None if tensor.shape[0] == layers else tensor.shape[0],
+            )
             for tensor, may_round in zip(tensors, lossy, strict=True)
         ]
-        return cls(layers.pop(), parts, page_bytes)
+        return cls(layers, parts, page_bytes)
+
+    def layers_of(self, part: StatePart) -> int:
+        """In how many layers a part is."""
+        return self.layers if part.layers is None else part.layers
 
     @property
     def state_bytes(self) -> int:
         """Bytes of a state in the active tensors."""
-        return self.layers * sum(part.nbytes for part in self.parts)
+        return sum(self.layers_of(part) * part.nbytes for part in self.parts)
 
     @property
     def order(self) -> list[int]:
@@ -143,9 +159,10 @@ class StateLayout:
         segments: dict[int, Segment] = {}
         end = 0
         for index in self.order:
-            stride = align(part_bytes(self.parts[index], encoding))
+            part = self.parts[index]
+            stride = align(part_bytes(part, encoding))
             segments[index] = Segment(end, stride)
-            end += self.layers * stride
+            end += self.layers_of(part) * stride
         return tuple(segments[index] for index in range(len(self.parts))), end
 
     def _default_page_bytes(self) -> int:

@@ -104,7 +104,7 @@ def _build(layout: StateLayout, views: tuple[View, ...], device: torch.device) -
         part, view = layout.parts[index], views[index]
         if part.nbytes == 0:
             continue
-        for layer in range(layout.layers):
+        for layer in range(layout.layers_of(part)):
             starts = {
                 encoding: segments[index].start + layer * segments[index].stride
                 for encoding, segments in ((e, layout.segments(e)) for e in Encoding)

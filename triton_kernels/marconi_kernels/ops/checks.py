@@ -18,11 +18,11 @@ def check_active(active: Sequence[Tensor], slots: Tensor, layout: StateLayout) -
     for index, (tensor, part) in enumerate(zip(active, layout.parts, strict=True)):
         if (
             tensor.dtype != part.dtype
-            or tensor.shape[:1] != (layout.layers,)
+            or tensor.shape[:1] != (layout.layers_of(part),)
             or tensor.shape[2:] != part.shape
         ):
             raise ValueError(
-                f"active tensor {index} must be {part.dtype} [{layout.layers}, slots, "
+                f"active tensor {index} must be {part.dtype} [{layout.layers_of(part)}, slots, "
                 f"*{part.shape}], got {tensor.dtype} {list(tensor.shape)}"
             )
     if slots.dtype != torch.int64 or slots.dim() != 1 or not slots.is_contiguous():

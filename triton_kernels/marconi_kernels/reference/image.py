@@ -27,8 +27,9 @@ def write_image(values: Sequence[Tensor], encoding: Encoding, layout: StateLayou
     for value, part, segment in zip(values, layout.parts, layout.segments(encoding), strict=True):
         if value.numel():
             data = encode_part(value, encoding if part.lossy else Encoding.EXACT)
-            room = image[:, segment.start : segment.start + layout.layers * segment.stride]
-            torch.unflatten(room, 1, (layout.layers, segment.stride))[..., : data.shape[-1]] = data
+            layers = layout.layers_of(part)
+            room = image[:, segment.start : segment.start + layers * segment.stride]
+            torch.unflatten(room, 1, (layers, segment.stride))[..., : data.shape[-1]] = data
     return image.view(count, pages, layout.page_bytes)
 
 
@@ -38,13 +39,14 @@ def read_image(image: Tensor, encoding: Encoding, layout: StateLayout) -> list[T
     flat = image.flatten(1)
     values = []
     for part, segment in zip(layout.parts, layout.segments(encoding), strict=True):
-        shape = (count, layout.layers, *part.shape)
+        layers = layout.layers_of(part)
+        shape = (count, layers, *part.shape)
         if part.nbytes == 0:
             values.append(image.new_empty(shape, dtype=part.dtype))
             continue
         effective = encoding if part.lossy else Encoding.EXACT
-        data = flat[:, segment.start : segment.start + layout.layers * segment.stride]
-        data = torch.unflatten(data, 1, (layout.layers, segment.stride))
+        data = flat[:, segment.start : segment.start + layers * segment.stride]
+        data = torch.unflatten(data, 1, (layers, segment.stride))
         used = part_bytes(part, effective)
         values.append(decode_part(data[..., :used], effective, part.shape, part.dtype))
     return values
