@@ -48,7 +48,11 @@ class MarkedServing(Serving):
     """A cache in whose requests each slot is known by the tokens that its state stands for."""
 
     def __init__(self, cfg: CacheConfig, *, ring: int | None = None) -> None:
-        """``ring``: ReplaySSM, which folds decoded tokens into the state in so many at a time."""
+        """``ring``: ReplaySSM, which folds decoded tokens into the state in so many at a time.
+
+        The convolutions' windows have them at once, so that a slot stands for a prefix only while
+        none is left to fold.
+        """
         cost = token_length_cost(state_bytes=100, kv_bytes_per_token=1)
         super().__init__(cfg, EvictionPolicy(cost, PaperUtility(0.0)))
         self.stands_for: dict[int, Tokens] = {}
@@ -71,7 +75,7 @@ class MarkedServing(Serving):
         if self.ring is not None:
             self.pool.mamba_pool.replayssm_write_pos[kv.mamba_pool_idx] = unfolded
         computed = tuple(flight.tokens)
-        self.stands_for[int(kv.mamba_pool_idx)] = computed[: len(computed) - unfolded]
+        self.stands_for[int(kv.mamba_pool_idx)] = () if unfolded else computed
         if track is not None:
             keep = kv.mamba_next_track_idx
             self.stands_for[int(kv.mamba_ping_pong_track_buffer[keep])] = computed[:track]
@@ -143,18 +147,18 @@ def test_stripped_thinking_leaves_what_was_tracked_inside_the_prompt(strategy: s
 
 @pytest.mark.parametrize("reply", range(12))
 @pytest.mark.parametrize("thinks", [False, True], ids=["", "stripped"])
-def test_replayed_states_stand_for_what_is_folded_into_them(thinks: bool, reply: int) -> None:
+def test_a_state_with_tokens_left_to_replay_is_not_kept(thinks: bool, reply: int) -> None:
     serving = MarkedServing(SINGLE_TOKENS, ring=4)
     flight = serving.run(PROMPT, range(20, 20 + reply), track=None)
-    folded = tuple(flight.tokens)[: len(PROMPT) + reply // 4 * 4]
+    computed = tuple(flight.tokens)
     flight.req.reasoning_tokens = int(thinks and reply > 0)
     if flight.req.reasoning_tokens:
         with thinking_stripped():
             serving.finish(flight)
-        assert serving.kept() == ([folded] if len(folded) == len(PROMPT) else [])
+        assert serving.kept() == []
     else:
         serving.finish(flight)
-        assert serving.kept() == [folded]
+        assert serving.kept() == ([] if reply % 4 else [computed])
     serving.assert_nothing_is_lost()
 
 

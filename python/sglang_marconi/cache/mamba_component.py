@@ -162,12 +162,10 @@ class MarconiMambaComponent(RankedStates):
     def _prepare_finished(
         self, req: Req, insert_params: InsertParams, token_ids_len: int
     ) -> int | None:
-        if self.cache.req_to_token_pool.mamba_pool.replayssm_write_pos is not None:
-            return self._prepare_replayed(req, insert_params, token_ids_len)
         # Under the overlap scheduler the device is one token ahead of the result
         # just read; SGLang counts that token as committed, so the two agree.
         at = last_token(token_ids_len, req.kv.kv_committed_len, self._page_size)
-        if at is not None:
+        if at is not None and not self._replay_pends(req):
             self._reason = Reason.END
             insert_params.mamba_value = self._state_at_end(req)
             return at
@@ -190,20 +188,13 @@ class MarconiMambaComponent(RankedStates):
         """A tracked state to keep, as its length and the entry of its slot."""
         return self._tracked.newest(req, token_ids_len, self._page_size)
 
-    def _prepare_replayed(self, req: Req, insert_params: InsertParams, token_ids_len: int) -> int:
-        """ReplaySSM: the slot is behind by the decoded tokens in its ring, which are given up.
+    def _replay_pends(self, req: Req) -> bool:
+        """ReplaySSM: whether the slot's ring has decoded tokens that its recurrent state lacks.
 
-        It may still stand for more than ``token_ids_len``: thinking that is stripped from the
-        cache has been computed, too. Nothing is kept then.
+        The windows beside it have them, so that the slot stands for no prefix.
         """
-        write_pos = self.cache.req_to_token_pool.mamba_pool.replayssm_write_pos
-        at = int(req.kv.kv_committed_len - write_pos[req.kv.mamba_pool_idx])
-        if at > token_ids_len:
-            return token_ids_len
-        write_pos[req.kv.mamba_pool_idx] = 0
-        self._reason = Reason.TRACKED
-        insert_params.mamba_value = self._state_at_end(req)
-        return at
+        pending = self.cache.req_to_token_pool.mamba_pool.replayssm_write_pos
+        return pending is not None and bool(pending[req.kv.mamba_pool_idx])
 
     def _store_inside_prompt(self, req: Req, insert_params: InsertParams, at: int) -> None:
         """Put a tracked state on the request's path, above the end of its own prompt.
