@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from packaging.specifiers import SpecifierSet
 
 from sglang_marconi.seams import IncompatibleSGLang
-from sglang_marconi.settings.schema import Settings
 
 BACKEND = "marconi"
 SUPPORTED_SGLANG = SpecifierSet(">=0.5.23,<0.5.24")
@@ -182,44 +181,10 @@ REFUSALS = (
 )
 
 
-SHARE_SLOTS = (
-    "without checkpoint_memory, encoding and host_memory in --radix-eviction-policy-config, "
-    "checkpoints share the slots of running requests"
-)
-
-
-def store_refusals(settings: Settings) -> tuple[Refusal, ...]:
-    """What is refused beside `REFUSALS` where checkpoints have a store of their own."""
-    if not settings.has_store:
-        return ()
-    return (
-        Refusal(
-            "checkpoint_memory, encoding or host_memory",
-            _has_side_states,
-            "the PLE layers of this Qwen4-Exp model keep windows and tokens of their own beside a "
-            f"state, which a store would lose; {SHARE_SLOTS}",
-        ),
-    )
-
-
-def _has_side_states(args: Any) -> bool:
-    """Whether SGLang attaches further state to the slots of this model's states."""
-    from sglang.srt.arg_groups.model_override_base import model_config_of
-
-    try:
-        config = model_config_of(args).hf_config.get_text_config()
-    except Exception:
-        # What is wrong with the model, its loading says.
-        return False
-    return bool(getattr(config, "ple_layer_ids", None))
-
-
-def check_arguments(args: Any, settings: Settings) -> None:
+def check_arguments(args: Any) -> None:
     """Refuse what the backend cannot serve.
 
-    Args:
-        args: SGLang's arguments after their resolution (``resolving_view``).
-        settings: what ``--radix-eviction-policy-config`` says.
+    ``args``: SGLang's arguments after their resolution (``resolving_view``).
 
     Raises:
         UnsupportedConfiguration: the message names the option and the reason.
@@ -233,6 +198,3 @@ def check_arguments(args: Any, settings: Settings) -> None:
             f"delta net, KDA, short convolution, ...); {args.model_path} has none that SGLang "
             "caches. Omit the option: SGLang's own cache serves attention-only models."
         )
-    for refusal in store_refusals(settings):
-        if refusal.applies(args):
-            raise UnsupportedConfiguration(str(refusal))

@@ -158,7 +158,7 @@ def _hook_memory(settings: Settings) -> None:
     store = StoreBuilder(settings)
     hook(table.SIZE_STATES, store.split)
     hook(table.SLOTS_OF_A_REQUEST, store.slots_of_a_request)
-    hook(table.CHECKPOINT_POOL, store.build_pool)
+    hook(table.STATE_POOLS, store.build_pool)
     apply_hooks()
 
 
@@ -205,7 +205,7 @@ def _check_if_chosen(_result: None, server_args: Any) -> None:
         return  # Declared below, by this process or by the one that started it.
     check_seams()
     settings = parse_settings(given)
-    check_arguments(args, settings)
+    check_arguments(args)
     price_config(model_config_of(server_args).hf_config, settings, tp_size=attention_ranks(args))
     declare_resolution(
         server_args, "sglang_marconi", radix_eviction_policy_config=to_resolved(settings)

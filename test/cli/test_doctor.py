@@ -252,27 +252,19 @@ def test_a_model_without_a_formula_may_run_on_an_accelerator() -> None:
 
 def test_what_is_refused_has_a_row_and_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     refused = (
-        Refusal("checkpoint_memory", lambda _: True, "states have siblings here"),
+        Refusal("--option", lambda _: True, "states have siblings here"),
         Refusal("SWITCH", lambda _: True, "it breaks a copy", "unset it"),
         Refusal("--other", lambda _: False, "not asked for"),
     )
-    asked_of: list[Settings] = []
-
-    def of_the_store(settings: Settings) -> tuple[Refusal, ...]:
-        asked_of.append(settings)
-        return refused
-
-    monkeypatch.setattr(server, "store_refusals", of_the_store)
     found: list[Finding] = []
-    args = SimpleNamespace(radix_eviction_policy_config={"encoding": "int8"})
-    monkeypatch.setattr(server, "REFUSALS", ())
+    args = SimpleNamespace(radix_eviction_policy_config=None)
+    monkeypatch.setattr(server, "REFUSALS", refused)
     monkeypatch.setattr(server, "_resolve", lambda *_: args)
     server._check_arguments([], server._Device("cuda"), found.append)
     rows = by_check(found)
-    assert [settings.encoding for settings in asked_of] == ["int8"]
-    assert (rows["checkpoint_memory"].status, rows["SWITCH"].status) == ("problem", "problem")
-    assert "siblings" in rows["checkpoint_memory"].found
-    assert rows["checkpoint_memory"].remedy == "omit checkpoint_memory"
+    assert (rows["--option"].status, rows["SWITCH"].status) == ("problem", "problem")
+    assert "siblings" in rows["--option"].found
+    assert rows["--option"].remedy == "omit --option"
     assert rows["SWITCH"].remedy == "unset it"
     assert "--other" not in rows
 

@@ -44,7 +44,7 @@ def arguments(**changed: Any) -> SimpleNamespace:
 
 
 def test_a_hybrid_model_is_accepted() -> None:
-    check_arguments(arguments(), Settings())
+    check_arguments(arguments())
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_hybrid_model_is_accepted() -> None:
 )
 def test_what_cannot_be_honoured_is_named(changed: dict[str, Any], named: str) -> None:
     with pytest.raises(UnsupportedConfiguration, match=named):
-        check_arguments(arguments(**changed), Settings())
+        check_arguments(arguments(**changed))
 
 
 @pytest.mark.parametrize(
@@ -78,10 +78,10 @@ def test_what_cannot_be_honoured_is_named(changed: dict[str, Any], named: str) -
 )
 def test_a_switch_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "0")
-    check_arguments(arguments(), Settings())
+    check_arguments(arguments())
     monkeypatch.setenv(name, "1")
     with pytest.raises(UnsupportedConfiguration, match=name):
-        check_arguments(arguments(), Settings())
+        check_arguments(arguments())
 
 
 def test_a_model_with_sliding_windows_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,9 +90,9 @@ def test_a_model_with_sliding_windows_is_named(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(model_override_base, "model_config_of", lambda _, found=config: found)
         if windows:
             with pytest.raises(UnsupportedConfiguration, match="sliding windows"):
-                check_arguments(arguments(), Settings())
+                check_arguments(arguments())
         else:
-            check_arguments(arguments(), Settings())
+            check_arguments(arguments())
 
 
 def test_what_is_refused_is_there_in_sglang() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from sglang.srt.mem_cache.ple_state_pool import NGramPool, ShortConvPool
 from sglang.srt.mem_cache.unified_cache.components import ComponentType
 from sglang.test.kits.unified_radix_cache import fixtures
 from sglang.test.kits.unified_radix_cache.config import CacheConfig
@@ -82,3 +83,24 @@ def test_a_slot_is_priced_with_its_ring(monkeypatch: pytest.MonkeyPatch) -> None
     # Not so where a checkpoint has pages of its own.
     monkeypatch.setattr(params.req_to_token_pool, "mamba_ckpt_pool", object())
     assert with_pools(cost, params).state_bytes == without
+
+
+@pytest.mark.parametrize("store", [False, True])
+def test_a_slot_is_priced_with_what_is_attached_to_it(
+    store: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, _ = build_pools(monkeypatch)
+    params = cache.cache_init_params
+    if store:
+        monkeypatch.setattr(params.req_to_token_pool, "mamba_ckpt_pool", object())
+    cost = price_config({}, Settings(cost="tokens"), tp_size=1)
+    without = with_pools(cost, params).state_bytes
+    states = params.req_to_token_pool.mamba_pool
+    windows = ShortConvPool(
+        size=states.size, state_shape=(8, 9), layer_ids=[1, 4], dtype=torch.bfloat16, device="cpu"
+    )
+    states.register_slot_state(windows)
+    states.register_slot_state(
+        NGramPool(size=states.size, context_len=2, eos_token_id=0, device="cpu")
+    )
+    assert with_pools(cost, params).state_bytes == without + 2 * 8 * 9 * 2 + 2 * 8

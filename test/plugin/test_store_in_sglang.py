@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
-from marconi_kernels import Encoding, StateLayout
+from marconi_kernels import Encoding
 from sglang.srt import runtime_context
-from sglang.srt.arg_groups import model_override_base
 from sglang.srt.configs.mamba_utils import (
     KimiLinearCacheParams,
     KimiLinearStateShape,
     Mamba2StateDType,
 )
-from sglang.srt.configs.qwen4_exp import Qwen4ExpConfig
 from sglang.srt.constants import GPU_MEMORY_TYPE_KV_CACHE
 from sglang.srt.mem_cache.memory_pool import MambaPool
-from sglang.srt.mem_cache.ple_state_pool import NGramPool, ShortConvPool
 from sglang_marconi import plugin
 from sglang_marconi.cache import memory_split
-from sglang_marconi.cache.checkpoint_pool import CheckpointPool, active_tensors
-from sglang_marconi.compatibility import UnsupportedConfiguration, store_refusals
-from sglang_marconi.doctor import Finding
-from sglang_marconi.doctor.server import check_server
+from sglang_marconi.cache.checkpoint_pool import CheckpointPool
+from sglang_marconi.cache.slot_states import state_layout
 from sglang_marconi.pool import CheckpointStore, store_size
 from sglang_marconi.settings.schema import Settings
 from torch.utils._python_dispatch import TorchDispatchMode
 
 CPU = torch.device("cpu")
 SLOTS = 4
-STORE = Settings(checkpoint_memory=0.5)
 
 
 def cache_params() -> Any:
@@ -59,8 +50,7 @@ def states(**options: Any) -> MambaPool:
 
 
 def pool_for(slots: MambaPool) -> CheckpointPool:
-    tensors = active_tensors(slots)
-    layout = StateLayout.of(tensors, [*[False] * (len(tensors) - 1), True], page_bytes=512)
+    layout = state_layout(slots, page_bytes=512)
     size = store_size(layout, 3 * layout.pages(Encoding.EXACT) * 512)
     return CheckpointPool(CheckpointStore(layout, size, device=CPU))
 
@@ -99,42 +89,6 @@ def test_a_load_leaves_no_replay_behind() -> None:
     assert slots.replayssm_write_pos.tolist() == [5, 5, 0, 0, 5]
 
 
-def test_all_that_sglang_keeps_of_a_slot_is_checkpointed() -> None:
-    # Several convolutions, the rings of ReplaySSM and what drafts leave.
-    for options in ({}, {"enable_linear_replayssm": True}, {"speculative_num_draft_tokens": 3}):
-        slots = states(**options)
-        pool_for(slots).attach(slots, None)
-
-
-@pytest.mark.parametrize("side", ["convolution", "ngrams"])
-def test_further_state_in_a_slot_is_refused_before_the_first_request(side: str) -> None:
-    slots = states()
-    pool = pool_for(slots)
-    if side == "ngrams":
-        state: Any = NGramPool(size=SLOTS, context_len=2, eos_token_id=0, device="cpu")
-    else:
-        state = ShortConvPool(
-            size=SLOTS, state_shape=(8, 3), layer_ids=[1], dtype=torch.float32, device="cpu"
-        )
-    slots.register_slot_state(state)
-    with pytest.raises(UnsupportedConfiguration, match=r"checkpoint_memory.*share the slots"):
-        pool.attach(slots, None)
-
-
-@pytest.mark.parametrize(("layers", "refused"), [([2], True), ([], False), (None, False)])
-def test_a_model_with_further_state_is_refused_by_its_config(
-    layers: list[int] | None, refused: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = Qwen4ExpConfig(text_config={"ple_layer_ids": layers})
-    monkeypatch.setattr(
-        model_override_base, "model_config_of", lambda _args: SimpleNamespace(hf_config=config)
-    )
-    found = [str(refusal) for refusal in store_refusals(STORE) if refusal.applies(None)]
-    assert len(found) == refused
-    assert all("Qwen4-Exp" in message and "share the slots" in message for message in found)
-    assert store_refusals(Settings()) == ()
-
-
 # ---- memory saver ----
 
 
@@ -170,6 +124,7 @@ class Saver:
 
 def test_the_memory_saver_has_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     saver, asked = Saver(), []
+    pool = SimpleNamespace(mamba_pool=states(), mamba_ckpt_pool=None)
 
     def create(*, enable: bool) -> Saver:
         asked.append(enable)
@@ -180,16 +135,11 @@ def test_the_memory_saver_has_the_store(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(memory_split, "get_exec", lambda: SimpleNamespace(features=features))
     builder = memory_split.StoreBuilder(Settings(checkpoint_memory=0.5, host_memory="1MB"))
     builder._split = memory_split.MemorySplit(active_slots=2, store_bytes=1_000_000)
-    pool = builder.build_pool(
-        lambda: None,
-        mamba_size=2,
-        cache_params=cache_params(),
-        mamba_layer_ids=[0, 2],
-        device="cpu",
-    )
+    builder.build_pool(None, pool)
     assert asked == [True]
     assert saver.tags == [GPU_MEMORY_TYPE_KV_CACHE]
-    store = pool.store
+    built: Any = pool.mamba_ckpt_pool
+    store = built.store
     assert (store.pages + store.layout.pages(Encoding.EXACT)) * store.layout.page_bytes in (
         saver.allocated
     )
@@ -202,22 +152,3 @@ def test_the_store_is_at_rest_before_its_memory_goes(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(pool.store, "finish", lambda: finished.append(True))
     pool.release("manager", "request")
     assert finished == [True]
-
-
-# ---- doctor ----
-
-
-def test_doctor_says_that_a_store_does_not_go_with_the_model(tmp_path: Path) -> None:
-    config = Qwen4ExpConfig(
-        text_config={"ple_layer_ids": [2], "num_hidden_layers": 4, "eos_token_id": 1}
-    )
-    config.architectures = ["Qwen4ExpForConditionalGeneration"]
-    config.save_pretrained(tmp_path)
-    store = ("--radix-eviction-policy-config", '{"checkpoint_memory": 0.5}')
-    found: list[Finding] = []
-    with patch.dict(os.environ):  # SGLang hands settings to its processes there.
-        check_server(["--model-path", str(tmp_path), "--device", "cpu", *store], found.append)
-    row = next(row for row in found if row.check == "checkpoint_memory, encoding or host_memory")
-    assert row.status == "problem"
-    assert "Qwen4-Exp" in row.found
-    assert "omit checkpoint_memory" in row.remedy

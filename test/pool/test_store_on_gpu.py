@@ -45,6 +45,7 @@ class Server:
         conv, temporal = self.active
         self.states: Any = SimpleNamespace(
             mamba_cache=SimpleNamespace(conv=[conv], temporal=temporal),
+            _slot_siblings=(),
             replayssm_write_pos=torch.full((SLOTS,), 3, dtype=torch.int32, device=self.device),
             get_contiguous_buf_infos=lambda: (
                 [],

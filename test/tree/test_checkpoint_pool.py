@@ -15,10 +15,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from marconi_kernels import Encoding
+from sglang.test.kits.unified_radix_cache.config import CacheConfig
+from sglang_marconi.cost import preset
+from sglang_marconi.policy.eviction import EvictionPolicy
 from sglang_marconi.policy.prediction import PredictedReuse
+from sglang_marconi.policy.ranking import Valuation
 from sglang_marconi.policy.utility import PaperUtility
+from support.computed_serving import ComputedServing
 from support.stored_serving import CONFIG, StoredServing, in_pages
-from support.tree_serving import MAMBA, Flight, Tokens
+from support.tree_serving import MAMBA, Flight, Tokens, with_free_passes
 
 picks = st.integers(0, 9)
 # A sequence seen before, how many of its pages to keep, the last tokens of pages that follow, and
@@ -35,12 +40,19 @@ class StoreMachine(RuleBasedStateMachine):
     lossy: ClassVar[Encoding | None] = None
     host: ClassVar[bool] = False
     page: ClassVar[int] = 1
+    attached: ClassVar[bool] = False
+    serving: ComputedServing
 
     @initialize(valuation=st.sampled_from([PredictedReuse, lambda: PaperUtility(0.5)]))
     def start(self, valuation: Any) -> None:
         cfg = CONFIG if self.page == 1 else in_pages(self.page)
-        self.serving = StoredServing(cfg, valuation(), lossy=self.lossy, host=self.host)
+        self.serving = self.build(cfg, valuation())
         self.seen: list[list[int]] = []
+
+    def build(self, cfg: CacheConfig, valuation: Valuation) -> ComputedServing:
+        return StoredServing(
+            cfg, valuation, lossy=self.lossy, host=self.host, attached=self.attached
+        )
 
     def tokens(self, sequence: Given) -> list[int]:
         pick, keep, pages, torn = sequence
@@ -153,7 +165,9 @@ class HostMachine(StoreMachine):
 
 
 class LossyHostMachine(StoreMachine):
-    lossy, host = Encoding.INT8, True
+    """Slots hold more than windows and recurrent states, too."""
+
+    lossy, host, attached = Encoding.INT8, True, True
 
 
 class PagesMachine(StoreMachine):
@@ -168,8 +182,21 @@ class LargePagesMachine(StoreMachine):
     page = 64
 
 
+class SharedMachine(StoreMachine):
+    """Checkpoints share the slots of requests."""
+
+    def build(self, cfg: CacheConfig, valuation: Valuation) -> ComputedServing:
+        policy = EvictionPolicy(with_free_passes(preset("paper-7b")), valuation)
+        return ComputedServing(cfg, policy, attached=True)
+
+
+class SharedPagesMachine(SharedMachine):
+    page = 4
+
+
 _MACHINE = settings(max_examples=60, stateful_step_count=40, deadline=None)
 _LARGER = settings(_MACHINE, max_examples=40)
+_SHARED = settings(_MACHINE, max_examples=20)
 TestExact = StoreMachine.TestCase
 TestExact.settings = _MACHINE
 TestLossy = LossyMachine.TestCase
@@ -184,6 +211,10 @@ TestLossyPages = LossyPagesMachine.TestCase
 TestLossyPages.settings = _LARGER
 TestLargePages = LargePagesMachine.TestCase
 TestLargePages.settings = _LARGER
+TestShared = SharedMachine.TestCase
+TestShared.settings = _SHARED
+TestSharedPages = SharedPagesMachine.TestCase
+TestSharedPages.settings = _SHARED
 
 
 # ---- by hand ----
@@ -289,16 +320,16 @@ def test_a_request_of_which_nothing_was_tracked_costs_no_checkpoint(page: int) -
     assert forms(serving) == before
 
 
-def test_a_state_of_which_no_token_would_be_kept_is_not_kept() -> None:
+def test_a_state_with_tokens_left_to_replay_costs_no_checkpoint() -> None:
     serving = StoredServing(CONFIG, PaperUtility(0.0), lossy=None, host=False)
     states = serving.pool.mamba_pool
     states.replayssm_write_pos = torch.zeros(states.size + 1, dtype=torch.int32)
-    flight = serving.begin([1, 2])
-    assert flight is not None
-    serving.chunk(flight, 2)
-    serving.decode(flight, [3, 4, 5])
-    # ReplaySSM's state lags behind by as many tokens as the prompt has, and the reply is dropped.
-    states.replayssm_write_pos[flight.req.kv.mamba_pool_idx] = 2
-    serving.finish(flight, unwanted=3)
-    serving.check()
-    assert forms(serving) == {}
+    for pending, kept in ((2, []), (0, [(1, 2, 3, 4, 5)])):
+        flight = serving.begin([1, 2])
+        assert flight is not None
+        serving.chunk(flight, 2)
+        serving.decode(flight, [3, 4, 5])
+        states.replayssm_write_pos[flight.req.kv.mamba_pool_idx] = pending
+        serving.finish(flight)
+        serving.check()
+        assert list(forms(serving)) == kept

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sglang_marconi.cache.slot_states import active_tensors, check_layout
+
 if TYPE_CHECKING:
     from sglang_marconi.pool import CheckpointStore
 
@@ -39,7 +41,7 @@ class CheckpointPool:
         Raises:
             UnsupportedConfiguration: a slot holds more than a checkpoint would.
         """
-        check_slots(states)
+        check_layout(self.store.layout, states)
         self.store.serve_on(stream)
         self.store.warm_up(active_tensors(states), _SPARE_SLOT)
 
@@ -86,28 +88,3 @@ class CheckpointPool:
         if states.replayssm_write_pos is not None:
             # Tokens that the slot's state lags behind; a loaded state lags behind none.
             states.replayssm_write_pos.index_fill_(0, active_slots, 0)
-
-
-def check_slots(states: Any) -> None:
-    """Make sure that ``active_tensors`` are all that SGLang keeps of a prefix in a slot.
-
-    What a slot must take along to another server, a ``MambaPool`` says itself.
-
-    Raises:
-        UnsupportedConfiguration: there is more, or something else.
-    """
-    ours = sum(tensor[:, 0].nbytes for tensor in active_tensors(states))
-    _, _, slots = states.get_contiguous_buf_infos()
-    if ours != sum(slots):
-        from sglang_marconi.compatibility import SHARE_SLOTS, UnsupportedConfiguration
-
-        raise UnsupportedConfiguration(
-            f"--radix-cache-backend marconi: of the {sum(slots):,} bytes that SGLang keeps in a "
-            f"state slot of this model, a store of checkpoints knows {ours:,}: {SHARE_SLOTS}."
-        )
-
-
-def active_tensors(states: Any) -> list[torch.Tensor]:
-    """The tensors of a ``MambaPool``, each ``[layers, slots, ...]``: windows, then states."""
-    tensors = [*states.mamba_cache.conv, states.mamba_cache.temporal]
-    return [tensor for tensor in tensors if tensor.numel()]

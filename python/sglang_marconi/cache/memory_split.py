@@ -7,24 +7,25 @@ the others go to the store: in total it is the same. Three hooks make it so, in 
 - ``split`` around ``KVCacheConfigurator._handle_max_mamba_cache``, which sizes the pool;
 - ``slots_of_a_request`` around ``KVCacheConfigurator._calculate_mamba_ratio``, by which SGLang
   limits how many requests run;
-- ``build_pool`` around ``maybe_init_int8_mamba_checkpoint_pool``, which builds SGLang's own store.
+- ``build_pool`` after ``HybridReqToTokenPool._init_mamba_pool``, which builds the slots.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from math import ceil
+from math import ceil, prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from marconi_kernels import Encoding, StateLayout, StatePart
+from marconi_kernels import Encoding, StateLayout
 from sglang.srt.constants import GPU_MEMORY_TYPE_KV_CACHE
 from sglang.srt.mem_cache.allocation_sizing import get_mamba_tracking_slots
 from sglang.srt.runtime_context import get_context, get_exec, get_schedule
 from sglang.srt.utils.torch_memory_saver_adapter import TorchMemorySaverAdapter
 
 from sglang_marconi.cache.checkpoint_pool import CheckpointPool
+from sglang_marconi.cache.slot_states import state_layout
 from sglang_marconi.compatibility import UnsupportedConfiguration
 from sglang_marconi.pool import CheckpointStore, StoreSizeError, store_size
 from sglang_marconi.units import parse_bytes
@@ -91,6 +92,8 @@ class StoreBuilder:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._split: MemorySplit | None = None
+        # Of the store, those that SGLang counted when it sized the pool.
+        self._budgeted_bytes = 0
 
     def split(
         self,
@@ -114,9 +117,11 @@ class StoreBuilder:
             get_context().override(
                 "marconi.memory_split", max_mamba_cache_size=self._split.active_slots
             )
+            per_slot = configurator.mambaish_config.mamba2_cache_params.mamba_cache_per_req
+            self._budgeted_bytes = (total - self._split.active_slots) * int(per_slot)
         else:
             # SGLang sizes its pools again, and takes our number for the user's.
-            left -= self._split.store_bytes / _GIB
+            left -= self._budgeted_bytes / _GIB
         return left
 
     def slots_of_a_request(
@@ -125,21 +130,14 @@ class StoreBuilder:
         """Once the pool is split, its slots are there for nothing but running requests."""
         return original(configurator) if self._split is None else _slots_each()
 
-    def build_pool(
-        self,
-        original: Callable[..., Any],
-        *,
-        mamba_size: int,
-        cache_params: Any,
-        mamba_layer_ids: list[int],
-        device: str,
-    ) -> CheckpointPool:
-        """Our store in place of SGLang's."""
+    def build_pool(self, _result: None, pool: Any, **_: Any) -> None:
+        """Give a request pool, whose slots have just been built, our store.
+
+        SGLang's own would be asked for too early: before anything is attached to the slots.
+        """
         assert self._split is not None, "the pool is built after it was sized"
         settings = self._settings
-        layout = StateLayout(
-            len(mamba_layer_ids), _parts(cache_params), page_bytes=settings.page_bytes
-        )
+        layout = state_layout(pool.mamba_pool, settings.page_bytes)
         lossy = _lossy(settings.encoding, layout)
         try:
             size = store_size(
@@ -150,7 +148,9 @@ class StoreBuilder:
         # As SGLang has its own states, to be released and taken back with them.
         saver = TorchMemorySaverAdapter.create(enable=get_exec().features.enable_memory_saver)
         with saver.region(GPU_MEMORY_TYPE_KV_CACHE):
-            store = CheckpointStore(layout, size, lossy=lossy, device=torch.device(device))
+            store = CheckpointStore(
+                layout, size, lossy=lossy, device=torch.device(pool.mamba_pool.device)
+            )
         logger.info(
             "Marconi: a store of %d pages of %d bytes; a checkpoint takes %s",
             store.pages,
@@ -161,7 +161,7 @@ class StoreBuilder:
                 if form.device_bytes
             ),
         )
-        return CheckpointPool(store)
+        pool.mamba_ckpt_pool = CheckpointPool(store)
 
 
 def _slots_each() -> int:
@@ -180,15 +180,19 @@ def _slot_use(configurator: KVCacheConfigurator, total: int) -> SlotUse:
     if wanted is not None:
         requests = min(requests, max(1, wanted // configurator.attn_dp_size))
     params = configurator.mambaish_config.mamba2_cache_params
-    return SlotUse(total, int(params.mamba_cache_per_req), max(requests, 1), _slots_each())
+    slot_bytes = int(params.mamba_cache_per_req) + _attached_bytes(configurator)
+    return SlotUse(total, slot_bytes, max(requests, 1), _slots_each())
 
 
-def _parts(cache_params: Any) -> list[StatePart]:
-    """The tensors of a state in one layer, in the order of ``active_tensors``."""
-    shape, dtype = cache_params.shape, cache_params.dtype
-    windows = [StatePart(tuple(window), dtype.conv, lossy=False) for window in shape.conv]
-    parts = [*windows, StatePart(tuple(shape.temporal), dtype.temporal, lossy=True)]
-    return [part for part in parts if all(part.shape)]
+def _attached_bytes(configurator: KVCacheConfigurator) -> int:
+    """Bytes of a slot that SGLang allocates with it and leaves out where it sizes the pool."""
+    ple = configurator._get_ple_req_pool_kwargs()
+    if not ple.get("short_conv_layer_ids"):
+        return 0
+    windows = len(ple["short_conv_layer_ids"]) * prod(ple["short_conv_state_shape"])
+    dtypes = configurator.mambaish_config.mamba2_cache_params.dtype
+    tokens: int = ple["ngram_context_len"] * torch.long.itemsize
+    return int(windows * dtypes.conv.itemsize + tokens)
 
 
 def _lossy(name: str, layout: StateLayout) -> Encoding | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sglang_marconi.cache.slot_states import slot_bytes
 from sglang_marconi.compatibility import UnsupportedConfiguration
 from sglang_marconi.cost import ModelCost, UnsupportedModelError, from_config, token_length_cost
 
@@ -39,12 +40,13 @@ def with_pools(cost: ModelCost, params: CacheInitParams) -> ModelCost:
         UnsupportedConfiguration: the pool of KV does not say what it takes.
     """
     pool = params.req_to_token_pool
-    states = pool.mamba_pool.mamba_cache
-    parts = [*states.conv, states.temporal]
+    state_bytes = slot_bytes(pool.mamba_pool)
     if pool.mamba_ckpt_pool is None:
         # A slot has a ring of ReplaySSM's, too; it holds nothing of a checkpoint, but goes with it.
+        states = pool.mamba_pool.mamba_cache
         rings = (states.replayssm_d, states.replayssm_k, states.replayssm_g)
-        parts += [ring for ring in rings if ring is not None]
+        # Layers come first, slots second.
+        state_bytes += sum(ring.nbytes // ring.shape[1] for ring in rings if ring is not None)
     kv_bytes = params.token_to_kv_pool_allocator.get_kvcache().get_kv_size_bytes()
     if isinstance(kv_bytes, tuple):
         kv_bytes = sum(kv_bytes)
@@ -55,11 +57,7 @@ def with_pools(cost: ModelCost, params: CacheInitParams) -> ModelCost:
             f"--radix-cache-backend marconi: {kind} does not say how many bytes a token of KV "
             "takes, by which the eviction policy goes"
         )
-    return cost.with_pool_bytes(
-        # Layers come first, slots second.
-        state_bytes=sum(part.nbytes // part.shape[1] for part in parts),
-        kv_bytes_per_token=kv_bytes_per_token,
-    )
+    return cost.with_pool_bytes(state_bytes=state_bytes, kv_bytes_per_token=kv_bytes_per_token)
 
 
 def checkpoint_bytes(params: CacheInitParams, cost: ModelCost) -> int:

@@ -22,7 +22,6 @@ from sglang_marconi.compatibility import (
     REFUSALS,
     UnsupportedConfiguration,
     attention_ranks,
-    store_refusals,
 )
 from sglang_marconi.cost import ModelCost, UnsupportedModelError, from_config
 from sglang_marconi.cost.sglang_pools import SGLANG_RATIO
@@ -177,7 +176,7 @@ def _check_arguments(arguments: list[str], device: _Device, say: Say) -> None:
         settings = parse_settings(args.radix_eviction_policy_config)
     except SettingsError as error:
         say(Finding("settings", "problem", str(error), SETTINGS_REMEDY))
-    for refusal in (*REFUSALS, *store_refusals(settings)):
+    for refusal in REFUSALS:
         if refusal.applies(args):
             remedy = refusal.remedy or f"omit {refusal.option}"
             say(Finding(refusal.option, "problem", str(refusal), remedy))

@@ -14,6 +14,7 @@ _ADDER = f"{_SRT}.managers.schedule_policy.PrefillAdder"
 _SCHEDULER = f"{_SRT}.managers.scheduler.Scheduler"
 _INTERNAL_STATE = f"{_SRT}.managers.scheduler_components.internal_state"
 _CONFIGURATOR = f"{_SRT}.mem_cache.kv_cache_configurator.KVCacheConfigurator"
+_POOLS = f"{_SRT}.mem_cache.memory_pool"
 _INIT_PARAMS = f"{_SRT}.mem_cache.cache_init_params.CacheInitParams"
 _KV_EVENTS = f"{_SRT}.mem_cache.events.KVCacheEventRecorder"
 HTTP = f"{_SRT}.entrypoints.http_server"
@@ -83,11 +84,11 @@ SLOTS_OF_A_REQUEST = Seam(
     Kind.AROUND,
     "slots that a request needs then; called to know those it needs otherwise",
 )
-CHECKPOINT_POOL = Seam(
-    f"{_SRT}.mem_cache.mamba_checkpoint_pool.maybe_init_int8_mamba_checkpoint_pool",
-    "mamba_size, cache_params, mamba_layer_ids, device",
-    Kind.AROUND,
-    "build the store",
+STATE_POOLS = Seam(
+    f"{_POOLS}.HybridReqToTokenPool._init_mamba_pool",
+    "self, ...",
+    Kind.AFTER,
+    "build the store, in place of the one that SGLang may have",
 )
 RELEASE_MEMORY = Seam(
     f"{_SRT}.managers.scheduler_components.weight_updater."
@@ -115,7 +116,7 @@ _HOOKS = (
     UPDATES,
     SIZE_STATES,
     SLOTS_OF_A_REQUEST,
-    CHECKPOINT_POOL,
+    STATE_POOLS,
     RELEASE_MEMORY,
     DISPATCHER,
     SET_STATE,
@@ -196,13 +197,25 @@ _OTHERS = (
         "what checks and what makes an update of ours",
     ),
     Seam(
-        f"{_SRT}.mem_cache.memory_pool.MambaPool.get_contiguous_buf_infos",
+        f"{_CONFIGURATOR}._get_ple_req_pool_kwargs",
+        "self",
+        Kind.CALL,
+        "what Qwen4-Exp's PLE keeps in a slot, before there is one",
+    ),
+    Seam(
+        f"{_POOLS}.MambaPool._slot_siblings",
+        None,
+        Kind.READ,
+        "what a model attaches to the slots",
+    ),
+    Seam(
+        f"{_POOLS}.MambaPool.get_contiguous_buf_infos",
         "self",
         Kind.CALL,
         "the bytes of a slot, of which a store must know all",
     ),
     Seam(
-        f"{_SRT}.mem_cache.memory_pool.HybridReqToTokenPool.free_mamba_cache",
+        f"{_POOLS}.HybridReqToTokenPool.free_mamba_cache",
         "self, req, mamba_ping_pong_track_buffer_to_keep",
         Kind.CALL,
         "a finished request's slots, but for one that the tree has taken",
