@@ -24,7 +24,7 @@ from sglang.srt.mem_cache.ple_state_pool import NGramPool, ShortConvPool
 from sglang_marconi.cache import memory_split
 from sglang_marconi.cache.checkpoint_pool import CheckpointPool
 from sglang_marconi.cache.memory_split import StoreBuilder
-from sglang_marconi.cache.slot_states import active_tensors, slot_bytes, state_layout
+from sglang_marconi.cache.slot_states import slot_bytes, state_layout
 from sglang_marconi.compatibility import UnsupportedConfiguration
 from sglang_marconi.pool import CheckpointStore, store_size
 from sglang_marconi.settings.schema import Settings
@@ -132,8 +132,9 @@ class Kept(NamedTuple):
 def fill(slots: MambaPool, seed: int) -> None:
     """Random bits in windows, any numbers for tokens, normal numbers for states."""
     generator = torch.Generator().manual_seed(seed)
-    for tensor in active_tensors(slots):
-        if tensor is slots.mamba_cache.temporal:
+    # What SGLang says that a slot has.
+    for name, tensor, _, _ in slots._iter_transfer_state_entries():
+        if name == "temporal":
             tensor.normal_(generator=generator)
         elif tensor.dtype == torch.int64:
             tensor.random_(generator=generator)

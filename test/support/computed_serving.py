@@ -10,7 +10,6 @@ from unittest import mock
 import torch
 from sglang.srt.mem_cache.memory_pool import HybridReqToTokenPool
 from sglang.test.kits.unified_radix_cache.config import CacheConfig
-from sglang_marconi.cache.slot_states import active_tensors
 from sglang_marconi.policy.eviction import EvictionPolicy
 
 from support.tree_serving import Flight, Serving
@@ -48,8 +47,13 @@ class ComputedServing(Serving):
     # ---- states ----
 
     def slots(self, slot: int) -> list[torch.Tensor]:
-        """What a slot of the state pool holds, in all layers; the recurrent states come last."""
-        return [tensor[:, slot] for tensor in active_tensors(self.pool.mamba_pool)]
+        """What a slot holds, by SGLang, a layer each; the recurrent states of all come last."""
+        states = self.pool.mamba_pool
+        entries = [
+            (name, tensor[slot]) for name, tensor, *_ in states._iter_transfer_state_entries()
+        ]
+        parts = [part for name, part in entries if name != "temporal"]
+        return [*parts, states.mamba_cache.temporal[:, slot]]
 
     def state_of(self, tokens: Sequence[int]) -> list[torch.Tensor]:
         """The state after these tokens."""
