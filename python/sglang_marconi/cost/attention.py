@@ -14,8 +14,9 @@ class Attention(LayerCost):
     Causal: the token at position t (from 0) attends to t + 1 keys, each costing 2
     multiply-adds per head and channel (score and value), that is ``4 * heads *
     head_dim`` FLOPs per key. With a ``window`` it attends to at most that many, itself
-    included. ``gated``: a second projection of the queries' size gates the output.
-    Grouped-query attention: arXiv 2305.13245.
+    included. With ``selected`` it attends to at most that many, chosen among all (what
+    chooses them is a layer of its own, ``cost.sparse``). ``gated``: a second projection of
+    the queries' size gates the output. Grouped-query attention: arXiv 2305.13245.
     """
 
     hidden: int
@@ -24,6 +25,7 @@ class Attention(LayerCost):
     head_dim: int
     window: int | None = None
     gated: bool = False
+    selected: int | None = None
 
     def weights(self, tp: int) -> float:
         query = shard(self.heads, tp, "attention heads") * self.head_dim
@@ -32,7 +34,10 @@ class Attention(LayerCost):
 
     def keys(self, tp: int) -> KeyTerm:
         query = shard(self.heads, tp, "attention heads") * self.head_dim
-        return KeyTerm(4.0 * query, 2 * self._kv_heads(tp) * self.head_dim, self.window)
+        stored = 2 * self._kv_heads(tp) * self.head_dim
+        if self.selected is not None:
+            return KeyTerm(4.0 * query, stored, self.selected, keeps_all=True)
+        return KeyTerm(4.0 * query, stored, self.window)
 
     def _kv_heads(self, tp: int) -> int:
         return shard_or_replicate(self.kv_heads, tp, "key/value heads")
@@ -49,6 +54,11 @@ class LatentAttention(LayerCost):
     ``kv_rank + rope_dim`` elements, replicated on every rank, as are the
     down-projections. ``q_rank`` is ``None`` where queries have no latent of their own;
     ``gate_dim`` is the width of an output gate (0: none).
+
+    With ``selected``, a token attends to at most that many keys, chosen among all (DeepSeek-
+    V3.2, arXiv 2512.02556, section 2.1). Queries that attend to keys of their own cannot share
+    an expansion, so they attend to the latents themselves (absorbed): the weights are the
+    same, and a pair costs ``2 * heads * (2 * kv_rank + rope)`` FLOPs.
     """
 
     hidden: int
@@ -59,6 +69,7 @@ class LatentAttention(LayerCost):
     rope_dim: int
     v_dim: int
     gate_dim: int = 0
+    selected: int | None = None
 
     def weights(self, tp: int) -> float:
         heads = shard(self.heads, tp, "attention heads")
@@ -74,5 +85,7 @@ class LatentAttention(LayerCost):
 
     def keys(self, tp: int) -> KeyTerm:
         heads = shard(self.heads, tp, "attention heads")
-        per_head = self.nope_dim + self.rope_dim + self.v_dim
-        return KeyTerm(2.0 * heads * per_head, self.kv_rank + self.rope_dim)
+        stored = self.kv_rank + self.rope_dim
+        if self.selected is not None:
+            return KeyTerm(2.0 * heads * (stored + self.kv_rank), stored, self.selected, True)
+        return KeyTerm(2.0 * heads * (self.nope_dim + self.rope_dim + self.v_dim), stored)

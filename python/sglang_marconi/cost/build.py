@@ -12,6 +12,7 @@ from sglang_marconi.cost.model import ModelCost, WindowCost, pass_flops_of
 
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _DEFAULT_STATE_DTYPE = "float32"
+_TOKEN_ID_BYTES = 8
 
 
 def from_config(
@@ -65,27 +66,33 @@ def sum_layers(
     layer's FLOPs per key goes to the linear and half to the quadratic coefficient.
     """
     per_token = per_key = weights = 0.0
-    kv_elements = recurrent = scales = conv = 0
+    kv_elements = kv_bytes = recurrent = scales = conv = token_ids = 0
     windows: dict[int, tuple[float, int]] = {}
     for layer in layers:
         weights += layer.weights(tp_size)
         per_token += 2.0 * layer.weights(tp_size) + layer.scan_flops(tp_size)
         keys = layer.keys(tp_size)
+        kept = keys.window is None or keys.keeps_all
+        kv_elements += keys.kv_elements if kept else 0
+        kv_bytes += keys.other_bytes
         if keys.window is None:
             per_key += keys.flops
-            kv_elements += keys.kv_elements
         else:
             flops, elements = windows.get(keys.window, (0.0, 0))
-            windows[keys.window] = (flops + keys.flops, elements + keys.kv_elements)
+            bounded = 0 if kept else keys.kv_elements
+            windows[keys.window] = (flops + keys.flops, elements + bounded)
         state = layer.state(tp_size)
         recurrent += state.recurrent
         scales += state.scales
         conv += state.conv
+        token_ids += state.token_ids
     return ModelCost(
         flops_per_token=per_token + per_key / 2,
         flops_per_token_squared=per_key / 2,
-        state_bytes=recurrent * state_dtype_bytes + conv * conv_dtype_bytes,
-        kv_bytes_per_token=kv_elements * kv_dtype_bytes,
+        state_bytes=(
+            recurrent * state_dtype_bytes + conv * conv_dtype_bytes + token_ids * _TOKEN_ID_BYTES
+        ),
+        kv_bytes_per_token=kv_elements * kv_dtype_bytes + kv_bytes,
         windows=tuple(
             WindowCost(window, flops, elements * kv_dtype_bytes)
             for window, (flops, elements) in sorted(windows.items())

@@ -25,6 +25,7 @@ class ConfigView:
                 config = inner
                 break
         self._config = config
+        self._rest: ConfigView | None = None
         self.model_type = str(_field(config, "model_type") or outer_type or "")
 
     def get(self, *names: str) -> object | None:
@@ -33,7 +34,7 @@ class ConfigView:
             value = _field(self._config, name)
             if value is not None:
                 return value
-        return None
+        return None if self._rest is None else self._rest.get(*names)
 
     def integer(self, *names: str, default: int | None = None) -> int:
         """An integer field; an absent one is the default or an error."""
@@ -72,6 +73,21 @@ class ConfigView:
         view = ConfigView(value)
         view.model_type = self.model_type
         return view
+
+    def sections(self, name: str) -> list[ConfigView]:
+        """Nested parts, one for each layer; what one lacks is as in the whole config."""
+        items = self._items((name,))
+        if items is None:
+            raise self.error(name, "a list of objects", items)
+        views = []
+        for item in items:
+            if not isinstance(item, Mapping):
+                raise self.error(name, "a list of objects", items)
+            view = ConfigView(item)
+            view._rest = self
+            view.model_type = self.model_type
+            views.append(view)
+        return views
 
     def error(self, name: str, expected: str, value: object) -> ConfigFieldError:
         """What to raise where a field is not what a formula needs."""

@@ -41,6 +41,7 @@ class MixtureOfExperts(LayerCost):
     shared_intermediate: int = 0
     gated: bool = True
     latent: int | None = None
+    router: int | None = None
 
     def weights(self, tp: int) -> float:
         return self._weights(self.active, tp)
@@ -52,7 +53,7 @@ class MixtureOfExperts(LayerCost):
         width = self.hidden if self.latent is None else self.latent
         routed = experts * _mlp_weights(width, self.intermediate, self.gated)
         shared = _mlp_weights(self.hidden, self.shared_intermediate, self.gated)
-        replicated = self.hidden * self.experts
+        replicated = self.hidden * self.experts if self.router is None else self.router
         if self.latent is not None:
             replicated += 2 * self.hidden * self.latent
         return replicated + (routed + shared) / tp

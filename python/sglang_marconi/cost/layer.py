@@ -14,24 +14,30 @@ class KeyTerm(NamedTuple):
 
     ``flops`` per (token, key) pair; ``kv_elements`` stored per token; ``window`` is the
     number of most recent keys a token attends to, itself included, and so the number of
-    tokens whose keys are stored (``None``: all of them).
+    tokens whose keys are stored (``None``: all of them). With ``keeps_all`` the keys may be
+    any of the earlier ones, as many as ``window`` says, and all are stored. ``other_bytes``
+    are stored per token whatever the type of the KV is.
     """
 
     flops: float = 0.0
     kv_elements: int = 0
     window: int | None = None
+    keeps_all: bool = False
+    other_bytes: int = 0
 
 
 class StateTerm(NamedTuple):
     """Elements of one checkpoint: the recurrent state and the convolution window.
 
     The recurrent state is ``heads`` matrices of ``rows`` x ``columns``, as it lies in memory.
+    ``token_ids`` are the last tokens themselves, where a layer needs them.
     """
 
     heads: int = 0
     rows: int = 0
     columns: int = 0
     conv: int = 0
+    token_ids: int = 0
 
     @property
     def recurrent(self) -> int:

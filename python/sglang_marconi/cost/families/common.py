@@ -8,7 +8,13 @@ from sglang_marconi.cost.delta import GatedDeltaNet
 from sglang_marconi.cost.feedforward import MLP, MixtureOfExperts
 
 
-def attention(config: ConfigView, *, window: int | None = None, gated: bool = False) -> Attention:
+def attention(
+    config: ConfigView,
+    *,
+    window: int | None = None,
+    gated: bool = False,
+    selected: int | None = None,
+) -> Attention:
     """Softmax attention; head size and key/value heads default as in transformers."""
     hidden = config.integer("hidden_size")
     heads = config.integer("num_attention_heads")
@@ -19,10 +25,13 @@ def attention(config: ConfigView, *, window: int | None = None, gated: bool = Fa
         head_dim=config.integer("head_dim", "attention_head_dim", default=hidden // heads),
         window=window,
         gated=gated,
+        selected=selected,
     )
 
 
-def latent_attention(config: ConfigView, *, gate_dim: int = 0) -> LatentAttention:
+def latent_attention(
+    config: ConfigView, *, gate_dim: int = 0, selected: int | None = None
+) -> LatentAttention:
     """MLA with DeepSeek's field names."""
     q_rank = config.get("q_lora_rank")
     return LatentAttention(
@@ -34,6 +43,7 @@ def latent_attention(config: ConfigView, *, gate_dim: int = 0) -> LatentAttentio
         rope_dim=config.integer("qk_rope_head_dim"),
         v_dim=config.integer("v_head_dim"),
         gate_dim=gate_dim,
+        selected=selected,
     )
 
 
@@ -68,9 +78,12 @@ def experts(
     )
 
 
-def is_sparse(config: ConfigView, layer: int) -> bool:
-    """DeepSeek's rule for which layers have experts: after the first few, at a stride."""
+def is_sparse(config: ConfigView, layer: int, *, dense_first: int = 0) -> bool:
+    """DeepSeek's rule for which layers have experts: after the first few, at a stride.
+
+    ``dense_first`` is how many the first few are where the config does not say.
+    """
     return (
-        layer >= config.integer("first_k_dense_replace", default=0)
+        layer >= config.integer("first_k_dense_replace", default=dense_first)
         and layer % config.integer("moe_layer_freq", default=1) == 0
     )

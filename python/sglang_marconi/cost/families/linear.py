@@ -1,4 +1,4 @@
-"""Families built on lightning attention or short convolutions: Ling/Ring, MiniMax, LFM2."""
+"""Families built on lightning attention or short convolutions: Ling, MiniMax, MiniCPM, LFM2."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ from sglang_marconi.cost.families.common import (
 from sglang_marconi.cost.feedforward import MLP
 from sglang_marconi.cost.layer import LayerCost
 from sglang_marconi.cost.linear import LightningAttention, ShortConvolution
+from sglang_marconi.cost.sparse import PooledKeys
 
 _LINEAR, _FULL = "linear_attention", "full_attention"
+# As SGLang's config of MiniCPM-SALA takes them.
+_MINICPM_FULL = ("minicpm4", "minicpm", "standard", "attention", "attn")
+_MINICPM_LIGHTNING = ("lightning", "lightning_attn", "lightning-attn")
 
 
 def bailing(config: ConfigView) -> list[LayerCost]:
@@ -59,6 +63,33 @@ def minimax(config: ConfigView) -> list[LayerCost]:
     return layers
 
 
+def minicpm_sala(config: ConfigView) -> list[LayerCost]:
+    """MiniCPM-SALA: lightning attention, or attention over chosen blocks, then an MLP.
+
+    A token attends to ``topk`` blocks and to the window before it. That it attends to all keys
+    where the whole prompt is shorter than ``dense_len`` is left out.
+    """
+    dense = attention(config)
+    gated = config.flag("use_output_gate", default=False)
+    lightning = LightningAttention(
+        hidden=dense.hidden,
+        heads=config.integer("lightning_nh", default=dense.heads),
+        head_dim=config.integer("lightning_head_dim", default=dense.head_dim),
+        gated=gated,
+    )
+    mixers = {name: _minicpm_attention(config) for name in _MINICPM_FULL}
+    mixers |= {name: [lightning] for name in _MINICPM_LIGHTNING}
+    types = config.strings("mixer_types") or [_MINICPM_FULL[0]]
+    layers: list[LayerCost] = []
+    for layer in range(config.integer("num_hidden_layers")):
+        # A shorter list is repeated.
+        layer_type = types[layer % len(types)]
+        if layer_type not in mixers:
+            raise UnknownLayerError(layer_type, config.model_type)
+        layers += [*mixers[layer_type], mlp(config)]
+    return layers
+
+
 def lfm2(config: ConfigView) -> list[LayerCost]:
     """LFM2: short convolutions with a few attention layers, an MLP after each."""
     feedforward = MLP(config.integer("hidden_size"), _lfm2_intermediate(config))
@@ -76,6 +107,17 @@ def lfm2_moe(config: ConfigView) -> list[LayerCost]:
     for layer, mixer in enumerate(_lfm2_mixers(config)):
         layers += [mixer, mlp(config) if layer < dense else sparse]
     return layers
+
+
+def _minicpm_attention(config: ConfigView) -> list[LayerCost]:
+    gated = config.flag("attn_use_output_gate", default=False)
+    if config.get("sparse_config") is None:
+        return [attention(config, gated=gated)]
+    sparse = config.section("sparse_config")
+    selected = sparse.integer("topk") * sparse.integer("block_size")
+    chosen = attention(config, gated=gated, selected=selected + sparse.integer("window_size"))
+    pool = sparse.integer("kernel_stride")
+    return [chosen, PooledKeys(chosen.heads, chosen.kv_heads, chosen.head_dim, pool)]
 
 
 def _bailing_types(config: ConfigView) -> list[str]:

@@ -26,6 +26,15 @@ def nemotron_h(config: ConfigView) -> list[LayerCost]:
     return [_nemotron_layer(config, layer_type) for layer_type in types]
 
 
+def nemotron_h_puzzle(config: ConfigView) -> list[LayerCost]:
+    """A Nemotron-H compressed layer by layer (Puzzle, arXiv 2411.19146).
+
+    Each block names its type and the fields that differ from the rest of the config.
+    """
+    blocks = config.sections("block_configs")
+    return [_nemotron_layer(block, str(block.get("block_type"))) for block in blocks]
+
+
 def falcon_h1(config: ConfigView) -> list[LayerCost]:
     """Falcon-H1: attention and Mamba2 side by side in every layer, then an MLP."""
     layer: list[LayerCost] = [attention(config), _mamba2(config), mlp(config)]
@@ -129,7 +138,7 @@ def _nemotron_layer(config: ConfigView, layer_type: str) -> LayerCost:
             intermediate=config.integer("moe_intermediate_size"),
             experts=config.integer("n_routed_experts"),
             active=config.integer("num_experts_per_tok"),
-            shared_intermediate=shared * config.integer("n_shared_experts"),
+            shared_intermediate=shared * config.integer("n_shared_experts", default=0),
             gated=False,
             latent=None if latent is None else config.integer("moe_latent_size"),
         )
