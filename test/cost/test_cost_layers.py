@@ -5,13 +5,25 @@ import torch
 from sglang_marconi.cost import ShardingError
 from sglang_marconi.cost.attention import Attention, LatentAttention
 from sglang_marconi.cost.build import sum_layers
+from sglang_marconi.cost.convolved import (
+    CompressedConvolutionalAttention,
+    RelativeAttention,
+    StreamConvolutions,
+)
 from sglang_marconi.cost.delta import GatedDeltaNet, JetBlock, KimiDeltaAttention
 from sglang_marconi.cost.feedforward import MLP, MixtureOfExperts
 from sglang_marconi.cost.layer import LayerCost
 from sglang_marconi.cost.linear import LightningAttention, ShortConvolution
 from sglang_marconi.cost.mamba import Mamba1, Mamba2
 from sglang_marconi.cost.model import ModelCost
-from support.naive_layers import RUN
+from sglang_marconi.cost.sparse import BlockIndexer, LightningIndexer, PooledKeys
+from sglang_marconi.cost.streams import (
+    GatedResidual,
+    HyperConnection,
+    NGramContext,
+    NGramEmbedding,
+)
+from support.naive_newer_layers import RUN
 from torch.utils.flop_counter import FlopCounterMode
 
 LAYERS = [
@@ -22,6 +34,10 @@ LAYERS = [
     LatentAttention(
         hidden=15, heads=3, q_rank=11, kv_rank=9, nope_dim=5, rope_dim=3, v_dim=7, gate_dim=3
     ),
+    LatentAttention(
+        hidden=15, heads=3, q_rank=11, kv_rank=9, nope_dim=5, rope_dim=3, v_dim=7, selected=4
+    ),
+    Attention(hidden=15, heads=6, kv_heads=2, head_dim=5, gated=True, selected=4),
     MLP(hidden=15, intermediate=41),
     MLP(hidden=15, intermediate=41, gated=False),
     MixtureOfExperts(hidden=15, intermediate=13, experts=7, active=3),
@@ -34,6 +50,7 @@ LAYERS = [
         gated=False,
         latent=5,
     ),
+    MixtureOfExperts(hidden=15, intermediate=13, experts=7, active=3, router=15 * 9),
     Mamba1(hidden=15, inner=21, state_dim=5, conv_kernel=3, dt_rank=4),
     Mamba2(hidden=15, heads=6, head_dim=7, groups=2, state_dim=5, conv_kernel=4),
     GatedDeltaNet(hidden=15, key_heads=2, value_heads=6, key_dim=5, value_dim=7, conv_kernel=4),
@@ -46,6 +63,27 @@ LAYERS = [
     LightningAttention(hidden=15, heads=3, head_dim=7),
     LightningAttention(hidden=15, heads=3, head_dim=7, gated=False),
     ShortConvolution(hidden=15, conv_kernel=3),
+    LightningIndexer(hidden=15, q_rank=11, heads=3, head_dim=5),
+    BlockIndexer(hidden=15, heads=3, head_dim=5, pool=1),
+    HyperConnection(hidden=15, streams=3),
+    GatedResidual(hidden=15, streams=3, rank=4),
+    GatedResidual(hidden=15, streams=3, rank=4, writes=False),
+    NGramEmbedding(hidden=15, streams=3, embedding=8, conv_kernel=3, ngram=2, table=1000),
+    NGramContext(ngram=3),
+    CompressedConvolutionalAttention(
+        hidden=15, heads=4, kv_heads=2, head_dim=5, first_kernel=2, second_kernel=3
+    ),
+    RelativeAttention(hidden=15, heads=4, kv_heads=2, head_dim=5, relative=3, extent=11),
+    RelativeAttention(hidden=15, heads=4, kv_heads=2, head_dim=5, relative=3, extent=4, window=4),
+    StreamConvolutions(
+        hidden=15, kv_heads=2, head_dim=5, unused_heads=3, unused_dim=4, conv_kernel=3
+    ),
+]
+# A token scores the pools that are full, and is counted as if it scored a part of the next.
+POOLED = [
+    LightningIndexer(hidden=15, q_rank=11, heads=3, head_dim=5, pool=4),
+    BlockIndexer(hidden=15, heads=3, head_dim=5, pool=4),
+    PooledKeys(heads=6, kv_heads=2, head_dim=5, pool=4),
 ]
 
 
@@ -69,8 +107,17 @@ def test_prefill_flops_are_those_torch_counts(layer: LayerCost, start: int, end:
     assert cost_of(layer).prefill_flops(start, end) == counted_flops(layer, start, end)
 
 
+@pytest.mark.parametrize(("start", "end"), [(0, 37), (13, 40)])
+@pytest.mark.parametrize("layer", POOLED, ids=repr)
+def test_pooled_keys_are_counted_to_within_a_pool(layer: LayerCost, start: int, end: int) -> None:
+    over = cost_of(layer).prefill_flops(start, end) - counted_flops(layer, start, end)
+    kinds = 2 if isinstance(layer, PooledKeys) else 1
+    heads, head_dim = layer.heads, layer.head_dim  # type: ignore[attr-defined]
+    assert 0 < over < kinds * (end - start) * 2 * heads * (head_dim + 1)
+
+
 def test_every_kind_of_layer_is_counted() -> None:
-    assert {type(layer) for layer in LAYERS} == set(RUN)
+    assert {type(layer) for layer in LAYERS + POOLED} == set(RUN)
 
 
 def test_an_expert_counts_only_where_it_is_chosen() -> None:

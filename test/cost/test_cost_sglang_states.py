@@ -11,15 +11,31 @@ from sglang.srt.configs import (
     bailing_hybrid,
     falcon_h1,
     gigachat35,
+    glm5_next,
     granitemoehybrid,
+    inkling,
     jet_nemotron,
+    jet_vlm,
+    kimi_k3,
     kimi_linear,
     lfm2,
     lfm2_moe,
+    minicpm,
     nemotron_h,
     qwen3_next,
+    qwen4_exp,
+    zaya,
 )
+from sglang.srt.mem_cache.ple_state_pool import NGramPool, ShortConvPool
 from sglang_marconi.cost import ENCODINGS, from_config, preset_config
+from support.new_families import (
+    GLM_5_NEXT,
+    INKLING,
+    MINICPM_SALA,
+    NEMOTRON_PUZZLE,
+    QWEN4_EXP,
+    ZAYA1_BASE,
+)
 from support.public_models import (
     CODESTRAL_MAMBA,
     FALCON_MAMBA,
@@ -50,18 +66,31 @@ SERVED: dict[str, tuple[Callable[..., Any], Any]] = {
     "ling-kda": (configs.BailingHybridConfig, LING | {"short_conv_kernel_size": 4}),
     "jet-nemotron": (configs.JetNemotronConfig, JET_NEMOTRON),
     "gigachat-3.5": (gigachat35.GigaChat35Config, GIGACHAT),
+    # Two key/value heads do not divide over four ranks.
+    "zaya": (
+        zaya.ZayaConfig,
+        ZAYA1_BASE | {"num_key_value_heads": 4, "num_query_groups": 4},
+    ),
+    "glm-5-next": (glm5_next.Glm5NextTextConfig, GLM_5_NEXT),
+    "qwen4-exp": (qwen4_exp.Qwen4ExpTextConfig, QWEN4_EXP),
+    "inkling": (inkling.InklingModelConfig, INKLING),
+    "minicpm-sala": (minicpm.MiniCPMHybridConfig, MINICPM_SALA),
+    "nemotron-h-puzzle": (nemotron_h.NemotronHPuzzleConfig, NEMOTRON_PUZZLE),
 }
 MODULES = [
     bailing_hybrid,
     falcon_h1,
     granitemoehybrid,
+    inkling,
     jet_nemotron,
     kimi_linear,
     lfm2,
     lfm2_moe,
+    minicpm,
     nemotron_h,
     qwen3_next,
     runtime_context,
+    zaya,
 ]
 
 
@@ -74,18 +103,36 @@ def sglang_config(name: str) -> Any:
 def tp_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Make SGLang's config classes believe in that many ranks."""
     size = int(request.param)
-    parallel = SimpleNamespace(tp_size=size, attn_tp_size=size)
+    parallel = SimpleNamespace(tp_size=size, attn_tp_size=size, enable_cp_tp_group_sharing=False)
     for module in MODULES:
         monkeypatch.setattr(module, "get_parallel", lambda: parallel)
-    monkeypatch.setattr(qwen3_next, "linear_attn_tp_size", lambda: size)
+    scattered = SimpleNamespace(comm=SimpleNamespace(enable_scattered_sconv=False))
+    monkeypatch.setattr(inkling, "get_exec", lambda: scattered)
     return size
+
+
+def side_bytes(config: Any) -> int:
+    """What SGLang attaches to a slot beside convolution windows and recurrent states."""
+    dtype = config.mamba2_cache_params.dtype.conv
+    windows = ShortConvPool(
+        size=3,
+        state_shape=config.short_conv_state_shape,
+        layer_ids=config.short_conv_layer_ids,
+        dtype=dtype,
+        device="cpu",
+    )
+    tokens = NGramPool(size=3, context_len=config.ngram_context_len, eos_token_id=1, device="cpu")
+    assert windows.conv_state is not None
+    assert tokens.context is not None
+    return int(windows.conv_state[:, 0].nbytes + tokens.context[0].nbytes)
 
 
 @pytest.mark.parametrize("name", SERVED)
 def test_state_bytes_are_what_sglang_allocates(name: str, tp_size: int) -> None:
     config = sglang_config(name)
     ours = from_config(config, tp_size=tp_size)
-    assert ours.state_bytes == config.mamba2_cache_params.mamba_cache_per_req
+    beside = side_bytes(config) if name == "qwen4-exp" else 0
+    assert ours.state_bytes == config.mamba2_cache_params.mamba_cache_per_req + beside
 
 
 @pytest.mark.parametrize("name", SERVED)
@@ -106,4 +153,49 @@ def test_encoded_state_bytes_are_what_the_store_takes(name: str, tp_size: int) -
         stored = layout.encoded_bytes(Encoding[encoding.upper()])
         # Each layer's part starts at a multiple of 16 bytes.
         padding = 16 * len(params.layers) * len(parts)
-        assert 0 <= stored - ours.encoded_state_bytes(encoding) <= padding
+        beside = side_bytes(config) if name == "qwen4-exp" else 0
+        assert 0 <= stored + beside - ours.encoded_state_bytes(encoding) <= padding
+
+
+WRAPPED: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "kimi-k3": (lambda text: kimi_k3.KimiK3Config(text_config=text), "kimi-linear-48b-a3b"),
+    "jet-vlm": (lambda text: jet_vlm.JetVLMConfig(text_config=text), "jet-nemotron"),
+    "lfm2-vl": (lambda text: configs.Lfm2VlConfig(text_config=text), "lfm2-2.6b"),
+    "intern-s2-preview": (
+        lambda text: configs.InternS2PreviewConfig(text_config=text),
+        "qwen3.5-35b-a3b",
+    ),
+    "nemotron-nano-vl": (
+        lambda text: configs.NemotronH_Nano_VL_V2_Config(llm_config=text, vision_config={}),
+        "nemotron-nano-9b-v2",
+    ),
+    "nemotron-nano-vl-puzzle": (
+        lambda text: configs.NemotronH_Nano_VL_V2_Config(llm_config=text, vision_config={}),
+        "nemotron-h-puzzle",
+    ),
+    "ling-vl": (lambda text: bailing_hybrid.BailingMoeV3VLConfig(text_config=text), "ling-kda"),
+    "glm-5-next": (lambda text: glm5_next.Glm5NextConfig(text_config=text), "glm-5-next"),
+    "qwen4-exp": (lambda text: qwen4_exp.Qwen4ExpConfig(text_config=text), "qwen4-exp"),
+    "qwen3.5": (lambda text: configs.Qwen3_5Config(text_config=text), "qwen3.5-4b"),
+    "inkling": (lambda text: inkling.InklingMMConfig(text_config=text), "inkling"),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_a_multimodal_model_costs_what_its_language_model_costs(name: str) -> None:
+    wrap, inner = WRAPPED[name]
+    config = SERVED[inner][1]
+    assert from_config(wrap(dict(config))) == from_config(config)
+
+
+# Whose language model may be of two families.
+AMBIGUOUS = ("lfm2-vl", "nemotron-nano-vl", "nemotron-nano-vl-puzzle")
+
+
+@pytest.mark.parametrize("name", [name for name in WRAPPED if name not in AMBIGUOUS])
+def test_the_text_part_of_a_config_need_not_name_its_type(name: str) -> None:
+    wrap, inner = WRAPPED[name]
+    config = SERVED[inner][1]
+    text = {key: value for key, value in config.items() if key != "model_type"}
+    outer = {"model_type": wrap(dict(config)).model_type, "text_config": text}
+    assert from_config(outer) == from_config(config)

@@ -31,7 +31,10 @@ def causal_conv(x: Tensor, kernel: int) -> Tensor:
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, start: int, window: int | None) -> Tensor:
-    """Heads first: queries (H, tokens, d) at positions from ``start``, keys from 0."""
+    """Heads first: queries (H, tokens, d) at positions from ``start``, keys from 0.
+
+    Which keys are attended to does not matter to their cost, so chosen keys are the last ones.
+    """
     out = []
     for index in range(queries.shape[1]):
         end = start + index + 1
@@ -52,9 +55,8 @@ def attention(layer: Attention, x: Tensor, start: int) -> None:
     q = heads_of(x @ weight(layer.hidden, query), layer.heads)
     k = torch.cat([cached[0], heads_of(x @ weight(layer.hidden, kv), layer.kv_heads)], 1)
     v = torch.cat([cached[1], heads_of(x @ weight(layer.hidden, kv), layer.kv_heads)], 1)
-    out = attend(
-        q, k.repeat_interleave(share, 0), v.repeat_interleave(share, 0), start, layer.window
-    )
+    most = layer.window if layer.selected is None else layer.selected
+    out = attend(q, k.repeat_interleave(share, 0), v.repeat_interleave(share, 0), start, most)
     if layer.gated:
         out = out * (x @ weight(layer.hidden, query)).sigmoid()
     out @ weight(query, layer.hidden)
@@ -69,12 +71,23 @@ def latent_attention(layer: LatentAttention, x: Tensor, start: int) -> None:
     latent, shared = (x @ weight(layer.hidden, layer.kv_rank + rope)).split(
         [layer.kv_rank, rope], 1
     )
-    expanded = heads_of(latent @ weight(layer.kv_rank, heads * (nope + v_dim)), heads)
-    k = torch.cat([expanded[..., :nope], shared.expand(heads, -1, -1)], -1)
-    v = expanded[..., nope:]
-    k = torch.cat([torch.randn(heads, start, nope + rope), k], 1)
-    v = torch.cat([torch.randn(heads, start, v_dim), v], 1)
-    out = attend(heads_of(q, heads), k, v, start, None)
+    if layer.selected is None:
+        expanded = heads_of(latent @ weight(layer.kv_rank, heads * (nope + v_dim)), heads)
+        k = torch.cat([expanded[..., :nope], shared.expand(heads, -1, -1)], -1)
+        v = expanded[..., nope:]
+        k = torch.cat([torch.randn(heads, start, nope + rope), k], 1)
+        v = torch.cat([torch.randn(heads, start, v_dim), v], 1)
+        out = attend(heads_of(q, heads), k, v, start, None)
+    else:
+        latents = torch.cat([torch.randn(start, layer.kv_rank), latent])
+        rotary = torch.cat([torch.randn(start, rope), shared])
+        content, turned = heads_of(q, heads).split([nope, rope], -1)
+        absorbed = content @ torch.randn(heads, nope, layer.kv_rank)
+        k = torch.cat([latents, rotary], -1).expand(heads, -1, -1)
+        v = latents.expand(heads, -1, -1)
+        mixed = attend(torch.cat([absorbed, turned], -1), k, v, start, layer.selected)
+        out = heads_of(mixed, heads) @ torch.randn(heads, layer.kv_rank, v_dim)
+        out = out.transpose(0, 1).flatten(1)
     if layer.gate_dim:
         gate = (x @ weight(layer.hidden, layer.gate_dim)).sigmoid()
         out = out * gate.repeat_interleave(out.shape[1] // layer.gate_dim, 1)
@@ -93,7 +106,11 @@ def mlp(layer: MLP, x: Tensor, start: int) -> None:
 
 
 def mixture_of_experts(layer: MixtureOfExperts, x: Tensor, start: int) -> None:
-    chosen = (x @ weight(layer.hidden, layer.experts)).topk(layer.active).indices
+    if layer.router is None:
+        logits = x @ weight(layer.hidden, layer.experts)
+    else:
+        logits = x @ weight(layer.hidden, layer.router // layer.hidden)
+    chosen = logits.topk(layer.active).indices
     routed = x if layer.latent is None else x @ weight(layer.hidden, layer.latent)
     rows = []
     for token, experts in zip(routed, chosen, strict=True):

@@ -1,0 +1,190 @@
+"""Models of newer families as test cases; ``public_models`` has the others.
+
+Where no published config.json is known, the fields are those of the family's config class, and
+the values are not a published model's.
+"""
+
+from __future__ import annotations
+
+# defaults of ZayaConfig in SGLang, which are Zyphra/ZAYA1-base's: attention and experts in turn
+ZAYA1_BASE = {
+    "model_type": "zaya",
+    "vocab_size": 262272,
+    "tie_word_embeddings": True,
+    "hidden_size": 2048,
+    "ffn_hidden_size": 4096,
+    "num_hidden_layers": 80,
+    "num_experts": 16,
+    "moe_router_topk": 1,
+    "zaya_mlp_expansion": 256,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 128,
+    "cca_time0": 2,
+    "cca_time1": 2,
+}
+
+# the same model as transformers has it
+ZAYA1_IN_TRANSFORMERS = {
+    "model_type": "zaya",
+    "vocab_size": 262272,
+    "tie_word_embeddings": True,
+    "hidden_size": 2048,
+    "num_hidden_layers": 40,
+    "num_experts": 16,
+    "num_experts_per_tok": 1,
+    "moe_intermediate_size": 2048,
+    "router_hidden_size": 256,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 128,
+    "cca_time0": 2,
+    "cca_time1": 2,
+}
+
+# openbmb/MiniCPM-SALA as its ports describe it (9.475 billion parameters); the fields of
+# sparse_config as in OpenBMB's MiniCPM4
+MINICPM_SALA = {
+    "model_type": "minicpm_sala",
+    "vocab_size": 73448,
+    "hidden_size": 4096,
+    "intermediate_size": 16384,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 2,
+    "mixer_types": ["minicpm4", "lightning", "lightning", "lightning"],
+    "lightning_nh": 32,
+    "lightning_nkv": 32,
+    "lightning_head_dim": 128,
+    "use_output_gate": True,
+    "attn_use_output_gate": True,
+    "sparse_config": {
+        "kernel_size": 32,
+        "kernel_stride": 16,
+        "init_blocks": 1,
+        "block_size": 64,
+        "window_size": 2048,
+        "topk": 64,
+        "dense_len": 8192,
+    },
+}
+
+# GLM-5-Next with the defaults of its config class in transformers and the indexer of
+# zai-org/GLM-5.3-Flash as they have it
+GLM_5_NEXT = {
+    "model_type": "glm5_next_text",
+    "vocab_size": 154880,
+    "hidden_size": 4096,
+    "intermediate_size": 12288,
+    "moe_intermediate_size": 2048,
+    "num_hidden_layers": 45,
+    "num_attention_heads": 64,
+    "n_routed_experts": 288,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 8,
+    "first_k_dense_replace": 3,
+    "q_lora_rank": 1536,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 256,
+    "qk_rope_head_dim": 0,
+    "v_head_dim": 256,
+    "mhc": True,
+    "hc_mult": 4,
+    "linear_num_heads": 64,
+    "linear_head_dim": 128,
+    "linear_conv_kernel_dim": 4,
+    "index_topk": 2048,
+    "index_head_dim": 128,
+    "index_n_heads": 32,
+    "index_kpool": 16,
+}
+
+# Qwen4-Exp with the defaults of its config class in transformers; where its embeddings stand and
+# its indexer are not a published model's
+QWEN4_EXP = {
+    "model_type": "qwen4_exp_text",
+    "vocab_size": 248320,
+    "hidden_size": 2048,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "head_dim": 256,
+    "full_attention_interval": 4,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_conv_kernel_dim": 4,
+    "moe_intermediate_size": 512,
+    "shared_expert_intermediate_size": 512,
+    "num_experts": 512,
+    "num_experts_per_tok": 10,
+    "hc_count": 4,
+    "hc_lowrank": 320,
+    "ple_layer_ids": [2, 10],
+    "ple_embed_dim": 2048,
+    "ple_conv_kernel_size": 4,
+    "ngram_size": 3,
+    "heads_per_ngram": 8,
+    "ngram_vocab_size_base": 20_000_000,
+    "eos_token_id": 1,
+    "indexer_n_heads": 4,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 128,
+    "indexer_budget": 2048,
+    "indexer_compress_ratio": 4,
+}
+
+# defaults of InklingTextConfig in transformers, under SGLang's names
+INKLING = {
+    "model_type": "inkling_model",
+    "vocab_size": 201024,
+    "hidden_size": 6144,
+    "intermediate_size": 3072,
+    "dense_intermediate_size": 24576,
+    "num_hidden_layers": 66,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "swa_num_attention_heads": 64,
+    "swa_num_key_value_heads": 16,
+    "swa_head_dim": 128,
+    "local_layer_ids": [layer for layer in range(66) if (layer + 1) % 6],
+    "sliding_window_size": 512,
+    "d_rel": 16,
+    "rel_extent": 1024,
+    "use_sconv": True,
+    "sconv_kernel_size": 4,
+    "n_routed_experts": 256,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 6,
+    "shared_expert_sink": True,
+}
+
+# a Nemotron-H of four blocks, none like another of its type
+NEMOTRON_PUZZLE = {
+    "model_type": "nemotron_h_puzzle",
+    "vocab_size": 1000,
+    "hidden_size": 256,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 32,
+    "mamba_num_heads": 16,
+    "mamba_head_dim": 32,
+    "n_groups": 4,
+    "ssm_state_size": 32,
+    "conv_kernel": 4,
+    "n_routed_experts": 16,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 4,
+    "moe_intermediate_size": 128,
+    "moe_shared_expert_intermediate_size": 256,
+    "intermediate_size": 512,
+    "hybrid_override_pattern": "ME*E",
+    "block_configs": [
+        {"block_type": "mamba"},
+        {"block_type": "moe", "n_routed_experts": 8, "num_experts_per_tok": 2},
+        {"block_type": "attention", "num_key_value_heads": 2},
+        {"block_type": "moe", "moe_intermediate_size": 96},
+    ],
+}
