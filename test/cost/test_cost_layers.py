@@ -23,8 +23,8 @@ from sglang_marconi.cost.streams import (
     NGramContext,
     NGramEmbedding,
 )
+from support.counted import counted_flops as torch_count
 from support.naive_newer_layers import RUN
-from torch.utils.flop_counter import FlopCounterMode
 
 LAYERS = [
     Attention(hidden=15, heads=3, kv_heads=3, head_dim=7),
@@ -96,9 +96,7 @@ def cost_of(layer: LayerCost, tp: int = 1) -> ModelCost:
 
 def counted_flops(layer: LayerCost, start: int, end: int) -> int:
     x = torch.randn(end - start, 15)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        RUN[type(layer)](layer, x, start)
-    return counter.get_total_flops()
+    return torch_count(lambda: RUN[type(layer)](layer, x, start))
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, 11), (3, 10)])
