@@ -15,6 +15,7 @@ from sglang_marconi.cost import (
     preset_config,
     preset_names,
 )
+from support.new_families import MINICPM_SALA, NEMOTRON_PUZZLE, QWEN4_EXP
 from support.public_models import (
     BAMBA,
     CODESTRAL_MAMBA,
@@ -62,8 +63,8 @@ IN_TRANSFORMERS: dict[str, Any] = {
     name: preset_config(name)
     for name in preset_names()
     # The paper's model is none, transformers names the fields of Kimi-Linear differently,
-    # and has no Ring.
-    if name not in ("paper-7b", "kimi-linear-48b-a3b", "ring-mini-linear-2.0")
+    # has no Ring, and has GLM-5-Next with a vision model only.
+    if name not in ("paper-7b", "kimi-linear-48b-a3b", "ring-mini-linear-2.0", "glm-5.3-flash")
 } | {
     "bamba-9b": BAMBA,
     "falcon-mamba-7b": FALCON_MAMBA,
@@ -238,6 +239,12 @@ UNKNOWN_LAYERS: dict[str, tuple[dict[str, object], str]] = {
     "gpt_oss": ({**GPT_OSS_120B, "layer_types": ["chunked_attention"]}, "chunked_attention"),
     "gigachat": ({**GIGACHAT, "layer_types": ["rwkv"]}, "rwkv"),
     "jet": ({**JET_NEMOTRON, "layer_types": ["mamba"]}, "mamba"),
+    "zaya": ({**preset_config("zaya1-8b"), "layer_types": ["hybrid_sliding"]}, "hybrid_sliding"),
+    "inkling": ({**preset_config("inkling"), "layer_types": ["full"]}, "full"),
+    "glm": ({**preset_config("glm-5.3-flash"), "layer_types": ["mamba"]}, "mamba"),
+    "qwen4": ({**QWEN4_EXP, "layer_types": ["mamba"]}, "mamba"),
+    "minicpm": ({**MINICPM_SALA, "mixer_types": ["gla"]}, "gla"),
+    "puzzle": ({**NEMOTRON_PUZZLE, "block_configs": [{"block_type": "gdn"}]}, "gdn"),
     "ling": (
         LING | {"gated_attention_proj_granularity_type": "token_wise"},
         "MLA with a token_wise gate",

@@ -26,10 +26,15 @@ from sglang.srt.configs import (
     qwen4_exp,
     zaya,
 )
+from sglang.srt.configs.model_config import dsa_layer_skips_topk
+from sglang.srt.layers.attention.qsa.config import parse_qsa_profile
 from sglang.srt.mem_cache.ple_state_pool import NGramPool, ShortConvPool
+from sglang.srt.mem_cache.qsa_kv_pool import QSATokenToKVPool
 from sglang_marconi.cost import ENCODINGS, from_config, preset_config
+from sglang_marconi.cost.config_view import ConfigView
+from sglang_marconi.cost.families import layers_of
+from sglang_marconi.cost.sparse import LightningIndexer
 from support.new_families import (
-    GLM_5_NEXT,
     INKLING,
     MINICPM_SALA,
     NEMOTRON_PUZZLE,
@@ -71,7 +76,7 @@ SERVED: dict[str, tuple[Callable[..., Any], Any]] = {
         zaya.ZayaConfig,
         ZAYA1_BASE | {"num_key_value_heads": 4, "num_query_groups": 4},
     ),
-    "glm-5-next": (glm5_next.Glm5NextTextConfig, GLM_5_NEXT),
+    "glm-5.3-flash": (glm5_next.Glm5NextTextConfig, preset_config("glm-5.3-flash")),
     "qwen4-exp": (qwen4_exp.Qwen4ExpTextConfig, QWEN4_EXP),
     "inkling": (inkling.InklingModelConfig, INKLING),
     "minicpm-sala": (minicpm.MiniCPMHybridConfig, MINICPM_SALA),
@@ -174,7 +179,7 @@ WRAPPED: dict[str, tuple[Callable[[Any], Any], str]] = {
         "nemotron-h-puzzle",
     ),
     "ling-vl": (lambda text: bailing_hybrid.BailingMoeV3VLConfig(text_config=text), "ling-kda"),
-    "glm-5-next": (lambda text: glm5_next.Glm5NextConfig(text_config=text), "glm-5-next"),
+    "glm-5-next": (lambda text: glm5_next.Glm5NextConfig(text_config=text), "glm-5.3-flash"),
     "qwen4-exp": (lambda text: qwen4_exp.Qwen4ExpConfig(text_config=text), "qwen4-exp"),
     "qwen3.5": (lambda text: configs.Qwen3_5Config(text_config=text), "qwen3.5-4b"),
     "inkling": (lambda text: inkling.InklingMMConfig(text_config=text), "inkling"),
@@ -199,3 +204,41 @@ def test_the_text_part_of_a_config_need_not_name_its_type(name: str) -> None:
     text = {key: value for key, value in config.items() if key != "model_type"}
     outer = {"model_type": wrap(dict(config)).model_type, "text_config": text}
     assert from_config(outer) == from_config(config)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"index_topk_freq": 3},
+        {"index_topk_freq": 8, "index_skip_topk_offset": 4},
+        {"index_topk_pattern": "FFFF" + "S" * 4 + "F"},
+        {"indexer_types": ["full"] * 8 + ["shared"] * 37},
+    ],
+    ids=str,
+)
+def test_layers_share_a_choice_of_keys_where_sglangs_do(fields: dict[str, Any]) -> None:
+    config = glm5_next.Glm5NextTextConfig(**preset_config("glm-5.3-flash"), **fields)
+    config.architectures = ["Glm5NextForConditionalGeneration"]
+    theirs = sum(
+        not dsa_layer_skips_topk(config, layer) for layer in config.full_attention_layer_ids
+    )
+    layers = layers_of(ConfigView(preset_config("glm-5.3-flash") | fields))
+    assert sum(isinstance(layer, LightningIndexer) for layer in layers) == theirs
+    # Pooled keys of 8 bits with a scale of 32 bits, one for 16 tokens, beside the latents.
+    kv_bytes = from_config(preset_config("glm-5.3-flash") | fields).kv_bytes_per_token
+    assert kv_bytes == 11 * 512 * 2 + theirs * 9
+
+
+def test_qwen4_stores_the_keys_of_blocks_as_sglang_does() -> None:
+    profile = parse_qsa_profile(sglang_config("qwen4-exp"))
+    assert profile is not None
+    theirs = QSATokenToKVPool.qsa_bytes_per_token(
+        kv_heads=profile.kv_heads,
+        head_dim=profile.head_dim,
+        compress_ratio=profile.compress_ratio,
+        num_layers=10,
+    )
+    dense = {key: value for key, value in QWEN4_EXP.items() if key != "indexer_n_heads"}
+    ours = from_config(QWEN4_EXP).kv_bytes_per_token - from_config(dense).kv_bytes_per_token
+    assert ours == theirs

@@ -6,6 +6,8 @@ the values are not a published model's.
 
 from __future__ import annotations
 
+from sglang_marconi.cost import preset_config
+
 # defaults of ZayaConfig in SGLang, which are Zyphra/ZAYA1-base's: attention and experts in turn
 ZAYA1_BASE = {
     "model_type": "zaya",
@@ -17,24 +19,6 @@ ZAYA1_BASE = {
     "num_experts": 16,
     "moe_router_topk": 1,
     "zaya_mlp_expansion": 256,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 2,
-    "head_dim": 128,
-    "cca_time0": 2,
-    "cca_time1": 2,
-}
-
-# the same model as transformers has it
-ZAYA1_IN_TRANSFORMERS = {
-    "model_type": "zaya",
-    "vocab_size": 262272,
-    "tie_word_embeddings": True,
-    "hidden_size": 2048,
-    "num_hidden_layers": 40,
-    "num_experts": 16,
-    "num_experts_per_tok": 1,
-    "moe_intermediate_size": 2048,
-    "router_hidden_size": 256,
     "num_attention_heads": 8,
     "num_key_value_heads": 2,
     "head_dim": 128,
@@ -69,39 +53,9 @@ MINICPM_SALA = {
     },
 }
 
-# GLM-5-Next with the defaults of its config class in transformers and the indexer of
-# zai-org/GLM-5.3-Flash as they have it
-GLM_5_NEXT = {
-    "model_type": "glm5_next_text",
-    "vocab_size": 154880,
-    "hidden_size": 4096,
-    "intermediate_size": 12288,
-    "moe_intermediate_size": 2048,
-    "num_hidden_layers": 45,
-    "num_attention_heads": 64,
-    "n_routed_experts": 288,
-    "n_shared_experts": 1,
-    "num_experts_per_tok": 8,
-    "first_k_dense_replace": 3,
-    "q_lora_rank": 1536,
-    "kv_lora_rank": 512,
-    "qk_nope_head_dim": 256,
-    "qk_rope_head_dim": 0,
-    "v_head_dim": 256,
-    "mhc": True,
-    "hc_mult": 4,
-    "linear_num_heads": 64,
-    "linear_head_dim": 128,
-    "linear_conv_kernel_dim": 4,
-    "index_topk": 2048,
-    "index_head_dim": 128,
-    "index_n_heads": 32,
-    "index_kpool": 16,
-}
-
 # Qwen4-Exp with the defaults of its config class in transformers; where its embeddings stand and
 # its indexer are not a published model's
-QWEN4_EXP = {
+QWEN4_EXP: dict[str, object] = {
     "model_type": "qwen4_exp_text",
     "vocab_size": 248320,
     "hidden_size": 2048,
@@ -135,29 +89,14 @@ QWEN4_EXP = {
     "indexer_compress_ratio": 4,
 }
 
-# defaults of InklingTextConfig in transformers, under SGLang's names
+# the preset under SGLang's names
 INKLING = {
+    **preset_config("inkling"),
     "model_type": "inkling_model",
-    "vocab_size": 201024,
-    "hidden_size": 6144,
     "intermediate_size": 3072,
     "dense_intermediate_size": 24576,
-    "num_hidden_layers": 66,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "swa_num_attention_heads": 64,
-    "swa_num_key_value_heads": 16,
-    "swa_head_dim": 128,
-    "local_layer_ids": [layer for layer in range(66) if (layer + 1) % 6],
-    "sliding_window_size": 512,
-    "d_rel": 16,
-    "rel_extent": 1024,
     "use_sconv": True,
     "sconv_kernel_size": 4,
-    "n_routed_experts": 256,
-    "n_shared_experts": 2,
-    "num_experts_per_tok": 6,
     "shared_expert_sink": True,
 }
 

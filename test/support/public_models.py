@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from sglang_marconi.cost import preset_config
 
+from support.new_families import MINICPM_SALA
+
 
 class Published(NamedTuple):
     """What a model's maker says: parameters in all and, with experts, per token (billions)."""
@@ -315,6 +317,10 @@ PUBLISHED: dict[str, Published] = {
     "lfm2-8b-a1b": Published(LFM2_8B_A1B, 8.3, 1.5),
     "ring-mini-linear-2.0": Published(preset_config("ring-mini-linear-2.0"), 16.4, 1.6),
     "minimax-text-01": Published(MINIMAX_TEXT_01, 456.0, 45.9),
+    "zaya1-8b": Published(preset_config("zaya1-8b"), 8.4, 0.76),
+    "glm-5.3-flash": Published(preset_config("glm-5.3-flash"), 320.0, 18.0),
+    "inkling": Published(preset_config("inkling"), 975.0, 41.0),
+    "minicpm-sala": Published(MINICPM_SALA, 9.475),
     "gpt-oss-120b": Published(GPT_OSS_120B, 117.0, 5.1),
     "llama-3.1-8b": Published(LLAMA_3_1_8B, 8.03),
     "qwen3-30b-a3b": Published(QWEN3_30B_A3B, 30.5, 3.3),
