@@ -114,3 +114,14 @@ def test_minicpm_repeats_its_mixers_and_may_attend_to_all_keys() -> None:
     gates = 24 * 4096 * 4096 + 8 * 4096 * 4096
     ungated = {"use_output_gate": False, "attn_use_output_gate": False}
     assert cost.parameters - from_config(MINICPM_SALA | ungated).parameters == gates
+
+
+def test_mobius_has_its_experts_once_and_uses_them_in_turn() -> None:
+    qwen = preset("qwen3.5-35b-a3b")
+    mobius = preset_config("qwen3.5-35b-a3b") | {"model_type": "interns2_mobius_text"}
+    cost = from_config(mobius | {"num_blocks": 3})
+    assert cost.prefill_flops(0, 99) == qwen.prefill_flops(0, 99)
+    assert cost.active_parameters == qwen.active_parameters
+    bank = 2048 * 256 + 256 * 3 * 2048 * 512
+    assert qwen.parameters - cost.parameters == 37 * bank
+    assert from_config(mobius) == from_config(mobius | {"num_blocks": 4})

@@ -42,11 +42,14 @@ class MixtureOfExperts(LayerCost):
     gated: bool = True
     latent: int | None = None
     router: int | None = None
+    reused: bool = False
 
     def weights(self, tp: int) -> float:
         return self._weights(self.active, tp)
 
     def total_weights(self) -> float:
+        if self.reused:
+            return float(_mlp_weights(self.hidden, self.shared_intermediate, self.gated))
         return self._weights(self.experts, tp=1)
 
     def _weights(self, experts: int, tp: int) -> float:

@@ -25,6 +25,8 @@ _FAMILIES: dict[str, Callable[[ConfigView], list[LayerCost]]] = {
     "inkling_model": convolved.inkling,
     "inkling_text": convolved.inkling,
     "intern_s2_preview": delta.qwen_moe,
+    "interns2_mobius": delta.intern_s2_mobius,
+    "interns2_mobius_text": delta.intern_s2_mobius,
     "jamba": mamba.jamba,
     "jet_nemotron": delta.jet_nemotron,
     "jet_vlm": delta.jet_nemotron,

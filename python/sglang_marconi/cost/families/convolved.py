@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sglang_marconi.cost.config_view import ConfigView
 from sglang_marconi.cost.convolved import (
     CompressedConvolutionalAttention,
@@ -125,14 +127,7 @@ def _inkling_experts(config: ConfigView) -> LayerCost:
     sparse = experts(config, intermediate=width, shared=shared * width)
     # The router weighs the shared experts, too.
     classes = sparse.experts + (shared if config.flag("shared_expert_sink", default=True) else 0)
-    return MixtureOfExperts(
-        hidden=sparse.hidden,
-        intermediate=width,
-        experts=sparse.experts,
-        active=sparse.active,
-        shared_intermediate=sparse.shared_intermediate,
-        router=sparse.hidden * classes,
-    )
+    return replace(sparse, router=sparse.hidden * classes)
 
 
 def _inkling_windows(config: ConfigView) -> list[bool]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sglang_marconi.cost.config_view import ConfigView
 from sglang_marconi.cost.delta import JetBlock, KimiDeltaAttention
 from sglang_marconi.cost.errors import UnknownLayerError
@@ -39,6 +41,20 @@ def qwen_moe(config: ConfigView) -> list[LayerCost]:
     for layer, mixer in enumerate(_qwen_mixers(config)):
         has_experts = layer not in dense and (layer + 1) % stride == 0
         layers += [mixer, sparse if has_experts else mlp(config)]
+    return layers
+
+
+def intern_s2_mobius(config: ConfigView) -> list[LayerCost]:
+    """Intern-S2 Mobius: Qwen3.5 whose layers take turns with a few banks of experts."""
+    banks = config.integer("num_blocks", default=4)
+    layers: list[LayerCost] = []
+    for layer, mixer in enumerate(_qwen_mixers(config)):
+        bank = experts(
+            config,
+            intermediate=config.integer("moe_intermediate_size"),
+            shared=config.integer("shared_expert_intermediate_size"),
+        )
+        layers += [mixer, replace(bank, reused=layer >= banks)]
     return layers
 
 
