@@ -7,7 +7,6 @@ from support.new_families import (
     INKLING,
     MINICPM_SALA,
     NEMOTRON_PUZZLE,
-    QWEN4_EXP,
     ZAYA1_BASE,
 )
 
@@ -68,27 +67,29 @@ def test_glm_may_attend_to_all_keys_and_have_one_stream() -> None:
 
 
 def test_qwen4_keeps_its_last_tokens_and_tables_of_them() -> None:
-    cost = from_config(QWEN4_EXP)
-    without = from_config(QWEN4_EXP | {"ple_layer_ids": None})
-    window = 3 * 3 * 4 * 2048
+    config = preset_config("qwen3.8-flash-next")
+    cost = from_config(config | {"ple_layer_ids": [2, 10]})
+    without = from_config(config | {"ple_layer_ids": None})
+    window = 3 * 3 * 4 * 2560
     assert cost.state_bytes - without.state_bytes == 2 * window * 2 + 2 * 8
-    tables = 2 * 16 * 20_000_000 * 128
-    projections = 2 * (2048 * 5 * 2048 + 4 * 4 * 2048)
+    tables = 2 * 16 * 20_000_000 * 160
+    projections = 2 * (2560 * 5 * 2560 + 4 * 4 * 2560)
     assert cost.parameters - without.parameters == tables + projections
     assert cost.active_parameters - without.active_parameters == projections
 
 
 def test_qwen4_may_attend_to_all_keys() -> None:
+    config = preset_config("qwen3.8-flash-next")
     dense = from_config(
-        {key: value for key, value in QWEN4_EXP.items() if not key.startswith("indexer_")}
+        {key: value for key, value in config.items() if not key.startswith("indexer_")}
     )
     assert dense.windows == ()
-    assert dense.kv_bytes_per_token == 10 * 2 * 2 * 256 * 2
-    chosen = from_config(QWEN4_EXP)
-    assert chosen.kv_bytes_per_token == dense.kv_bytes_per_token + 10 * 128 * 2 // 4
-    assert chosen.flops_per_token_squared == 10 * 4 * 128 / 4
-    types = (["linear_attention"] * 3 + ["qwen_sparse_attention"]) * 10
-    assert from_config(QWEN4_EXP | {"layer_types": types}) == chosen
+    assert dense.kv_bytes_per_token == 12 * 2 * 2 * 256 * 2
+    chosen = preset("qwen3.8-flash-next")
+    assert chosen.kv_bytes_per_token == dense.kv_bytes_per_token + 12 * 128 * 2 // 4
+    assert chosen.flops_per_token_squared == 12 * 4 * 128 / 4
+    types = (["linear_attention"] * 3 + ["qwen_sparse_attention"]) * 12
+    assert from_config(config | {"layer_types": types}) == chosen
 
 
 def test_a_puzzles_blocks_differ() -> None:

@@ -38,7 +38,6 @@ from support.new_families import (
     INKLING,
     MINICPM_SALA,
     NEMOTRON_PUZZLE,
-    QWEN4_EXP,
     ZAYA1_BASE,
 )
 from support.public_models import (
@@ -65,6 +64,7 @@ SERVED: dict[str, tuple[Callable[..., Any], Any]] = {
     "qwen3.5-4b": (configs.qwen3_5.Qwen3_5TextConfig, QWEN3_5_4B["text_config"]),
     "qwen3.5-35b-a3b": (configs.qwen3_5.Qwen3_5MoeTextConfig, preset_config("qwen3.5-35b-a3b")),
     "kimi-linear-48b-a3b": (configs.KimiLinearConfig, preset_config("kimi-linear-48b-a3b")),
+    "kimi-k3": (configs.KimiLinearConfig, preset_config("kimi-k3")),
     "lfm2-2.6b": (configs.Lfm2Config, preset_config("lfm2-2.6b")),
     "lfm2-8b-a1b": (configs.Lfm2MoeConfig, LFM2_8B_A1B),
     "ling-lightning": (configs.BailingHybridConfig, LING),
@@ -77,7 +77,10 @@ SERVED: dict[str, tuple[Callable[..., Any], Any]] = {
         ZAYA1_BASE | {"num_key_value_heads": 4, "num_query_groups": 4},
     ),
     "glm-5.3-flash": (glm5_next.Glm5NextTextConfig, preset_config("glm-5.3-flash")),
-    "qwen4-exp": (qwen4_exp.Qwen4ExpTextConfig, QWEN4_EXP),
+    "qwen3.8-flash-next": (
+        qwen4_exp.Qwen4ExpTextConfig,
+        preset_config("qwen3.8-flash-next") | {"eos_token_id": 1},
+    ),
     "inkling": (inkling.InklingModelConfig, INKLING),
     "minicpm-sala": (minicpm.MiniCPMHybridConfig, MINICPM_SALA),
     "nemotron-h-puzzle": (nemotron_h.NemotronHPuzzleConfig, NEMOTRON_PUZZLE),
@@ -136,7 +139,7 @@ def side_bytes(config: Any) -> int:
 def test_state_bytes_are_what_sglang_allocates(name: str, tp_size: int) -> None:
     config = sglang_config(name)
     ours = from_config(config, tp_size=tp_size)
-    beside = side_bytes(config) if name == "qwen4-exp" else 0
+    beside = side_bytes(config) if name == "qwen3.8-flash-next" else 0
     assert ours.state_bytes == config.mamba2_cache_params.mamba_cache_per_req + beside
 
 
@@ -158,12 +161,12 @@ def test_encoded_state_bytes_are_what_the_store_takes(name: str, tp_size: int) -
         stored = layout.encoded_bytes(Encoding[encoding.upper()])
         # Each layer's part starts at a multiple of 16 bytes.
         padding = 16 * len(params.layers) * len(parts)
-        beside = side_bytes(config) if name == "qwen4-exp" else 0
+        beside = side_bytes(config) if name == "qwen3.8-flash-next" else 0
         assert 0 <= stored + beside - ours.encoded_state_bytes(encoding) <= padding
 
 
 WRAPPED: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "kimi-k3": (lambda text: kimi_k3.KimiK3Config(text_config=text), "kimi-linear-48b-a3b"),
+    "kimi-k3": (lambda text: kimi_k3.KimiK3Config(text_config=text), "kimi-k3"),
     "jet-vlm": (lambda text: jet_vlm.JetVLMConfig(text_config=text), "jet-nemotron"),
     "lfm2-vl": (lambda text: configs.Lfm2VlConfig(text_config=text), "lfm2-2.6b"),
     "intern-s2-preview": (
@@ -180,7 +183,7 @@ WRAPPED: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
     "ling-vl": (lambda text: bailing_hybrid.BailingMoeV3VLConfig(text_config=text), "ling-kda"),
     "glm-5-next": (lambda text: glm5_next.Glm5NextConfig(text_config=text), "glm-5.3-flash"),
-    "qwen4-exp": (lambda text: qwen4_exp.Qwen4ExpConfig(text_config=text), "qwen4-exp"),
+    "qwen4-exp": (lambda text: qwen4_exp.Qwen4ExpConfig(text_config=text), "qwen3.8-flash-next"),
     "qwen3.5": (lambda text: configs.Qwen3_5Config(text_config=text), "qwen3.5-4b"),
     "inkling": (lambda text: inkling.InklingMMConfig(text_config=text), "inkling"),
 }
@@ -225,20 +228,21 @@ def test_layers_share_a_choice_of_keys_where_sglangs_do(fields: dict[str, Any]) 
     )
     layers = layers_of(ConfigView(preset_config("glm-5.3-flash") | fields))
     assert sum(isinstance(layer, LightningIndexer) for layer in layers) == theirs
-    # Pooled keys of 8 bits with a scale of 32 bits, one for 16 tokens, beside the latents.
+    # Pooled keys of 8 bits with a scale of 32 bits, one for 4 tokens, beside the latents.
     kv_bytes = from_config(preset_config("glm-5.3-flash") | fields).kv_bytes_per_token
-    assert kv_bytes == 11 * 512 * 2 + theirs * 9
+    assert kv_bytes == 11 * 512 * 2 + theirs * 33
 
 
 def test_qwen4_stores_the_keys_of_blocks_as_sglang_does() -> None:
-    profile = parse_qsa_profile(sglang_config("qwen4-exp"))
+    profile = parse_qsa_profile(sglang_config("qwen3.8-flash-next"))
     assert profile is not None
     theirs = QSATokenToKVPool.qsa_bytes_per_token(
         kv_heads=profile.kv_heads,
         head_dim=profile.head_dim,
         compress_ratio=profile.compress_ratio,
-        num_layers=10,
+        num_layers=12,
     )
-    dense = {key: value for key, value in QWEN4_EXP.items() if key != "indexer_n_heads"}
-    ours = from_config(QWEN4_EXP).kv_bytes_per_token - from_config(dense).kv_bytes_per_token
+    config = preset_config("qwen3.8-flash-next")
+    dense = {key: value for key, value in config.items() if key != "indexer_n_heads"}
+    ours = from_config(config).kv_bytes_per_token - from_config(dense).kv_bytes_per_token
     assert ours == theirs

@@ -53,42 +53,6 @@ MINICPM_SALA = {
     },
 }
 
-# Qwen4-Exp with the defaults of its config class in transformers; where its embeddings stand and
-# its indexer are not a published model's
-QWEN4_EXP: dict[str, object] = {
-    "model_type": "qwen4_exp_text",
-    "vocab_size": 248320,
-    "hidden_size": 2048,
-    "num_hidden_layers": 40,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 2,
-    "head_dim": 256,
-    "full_attention_interval": 4,
-    "linear_num_key_heads": 16,
-    "linear_num_value_heads": 32,
-    "linear_key_head_dim": 128,
-    "linear_value_head_dim": 128,
-    "linear_conv_kernel_dim": 4,
-    "moe_intermediate_size": 512,
-    "shared_expert_intermediate_size": 512,
-    "num_experts": 512,
-    "num_experts_per_tok": 10,
-    "hc_count": 4,
-    "hc_lowrank": 320,
-    "ple_layer_ids": [2, 10],
-    "ple_embed_dim": 2048,
-    "ple_conv_kernel_size": 4,
-    "ngram_size": 3,
-    "heads_per_ngram": 8,
-    "ngram_vocab_size_base": 20_000_000,
-    "eos_token_id": 1,
-    "indexer_n_heads": 4,
-    "indexer_kv_heads": 1,
-    "indexer_head_dim": 128,
-    "indexer_budget": 2048,
-    "indexer_compress_ratio": 4,
-}
-
 # the preset under SGLang's names
 INKLING = {
     **preset_config("inkling"),

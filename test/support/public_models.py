@@ -319,6 +319,9 @@ PUBLISHED: dict[str, Published] = {
     "minimax-text-01": Published(MINIMAX_TEXT_01, 456.0, 45.9),
     "zaya1-8b": Published(preset_config("zaya1-8b"), 8.4, 0.76),
     "glm-5.3-flash": Published(preset_config("glm-5.3-flash"), 320.0, 18.0),
+    # 125 billion, and 51 of the table of n-grams
+    "qwen3.8-flash-next": Published(preset_config("qwen3.8-flash-next"), 176.0, 6.0),
+    "kimi-k3": Published(preset_config("kimi-k3"), 2800.0),
     "inkling": Published(preset_config("inkling"), 975.0, 41.0),
     "minicpm-sala": Published(MINICPM_SALA, 9.475),
     "gpt-oss-120b": Published(GPT_OSS_120B, 117.0, 5.1),
