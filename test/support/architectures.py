@@ -75,7 +75,8 @@ CACHED: dict[str, dict[str, Config]] = {
     },
     "Qwen4-Exp": {
         "Qwen4ExpForConditionalGeneration": around(
-            preset_config("qwen3.8-flash-next") | {"rope_parameters": PARTIAL}, "qwen4_exp"
+            preset_config("qwen3.8-flash-next") | {"rope_parameters": PARTIAL, "eos_token_id": 2},
+            "qwen4_exp",
         )
     },
     "Kimi-Linear": {"KimiLinearForCausalLM": preset_config("kimi-linear-48b-a3b")},
