@@ -23,7 +23,7 @@ from sglang_marconi.cpu import replacements
 from sglang_marconi.doctor import Finding, examine, installation, server
 from sglang_marconi.doctor.memory import Plan, memory_finding
 from sglang_marconi.doctor.model import model_findings
-from sglang_marconi.doctor.options import Options, read_options
+from sglang_marconi.doctor.options import Options, read_options, read_settings
 from sglang_marconi.seams import SEAMS, Kind, Seam, table
 from sglang_marconi.settings.schema import Settings
 from support.forked import run_python
@@ -246,8 +246,18 @@ def test_torch_has_no_product_for_the_router_of_nemotron_3_on_a_cpu() -> None:
 
 
 def test_a_model_without_a_formula_may_run_on_an_accelerator() -> None:
-    model, formula = model_findings({"model_type": "novel"}, Settings(cost="tokens"))
+    _, formula = model_findings({"model_type": "novel"}, Settings())
+    option, given = formula.remedy.removeprefix("pass ").split(": a hit")[0].split(" ", 1)
+    settings = read_options([option, given.strip("'")]).settings
+    model, formula = model_findings({"model_type": "novel"}, read_settings(settings).settings)
     assert (model.status, formula.status) == ("ok", "warning")
+
+
+def test_ranks_that_do_not_divide_a_model_have_another_remedy() -> None:
+    config = preset_config("nemotron-nano-9b-v2")
+    _, formula = model_findings(config, Settings(), tp_size=7)
+    assert (formula.status, "ranks" in formula.remedy) == ("problem", True)
+    assert "tokens" not in formula.remedy
 
 
 def test_what_is_refused_has_a_row_and_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

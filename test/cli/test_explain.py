@@ -14,8 +14,10 @@ from sglang_marconi.cli import main
 from sglang_marconi.cost import ModelCost, WindowCost, preset, preset_config
 from sglang_marconi.cost.latency import LatencyProfile
 from sglang_marconi.cost.sglang_pools import Pools, divide_pools
+from sglang_marconi.doctor.options import read_settings
 from sglang_marconi.explain import NothingToCheckpointError, explain
 from sglang_marconi.explain.plot import draw
+from sglang_marconi.settings.schema import Settings
 
 COST = ModelCost(
     flops_per_token=10.0, flops_per_token_squared=0.0, state_bytes=1000, kv_bytes_per_token=10
@@ -154,6 +156,24 @@ def test_what_is_wrong_is_one_line(arguments: list[str], named: str) -> None:
         main(["explain", *arguments])
     assert named in str(ended.value)
     assert "\n" not in str(ended.value)
+
+
+@pytest.mark.parametrize("command", [["explain"], ["replay", "agents"]])
+def test_a_model_without_a_formula_is_named_with_the_ways_out(
+    tmp_path: Path, command: list[str]
+) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"model_type": "novel", "hidden_size": 8}))
+    model = [str(config)] if command == ["explain"] else ["--model", str(config)]
+    with pytest.raises(SystemExit) as ended:
+        main([*command, *model])
+    said = str(ended.value)
+    assert "'novel'" in said
+    assert "preset" in said
+    option, given = said.rpartition(" with ")[2].split(" ", 1)
+    effective = read_settings(given.strip("'"))
+    assert option == "--radix-eviction-policy-config"
+    assert effective.settings == Settings(cost="tokens")
 
 
 @pytest.mark.parametrize("arguments", [["--context", "32q"], ["--budget", "0"], ["--plot", "x.y"]])

@@ -12,10 +12,11 @@ from rich.text import Text
 
 from sglang_marconi import units
 from sglang_marconi.cli.arguments import add_latency, byte_size, count, positive, token_count
+from sglang_marconi.cli.models import load_model
 from sglang_marconi.cli.output import console
 from sglang_marconi.cost import UnsupportedModelError, preset_names
 from sglang_marconi.cost.latency import LatencyProfile, LatencyProfileError
-from sglang_marconi.cost.load import ModelSpecError, load_cost
+from sglang_marconi.cost.load import ModelSpecError
 from sglang_marconi.cost.sglang_pools import SGLANG_RATIO
 from sglang_marconi.explain import Explanation, NothingToCheckpointError, explain
 
@@ -64,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    cost = load_cost(args.model, tp_size=args.tp)
+    cost = load_model(args.model, tp_size=args.tp)
     explanation = explain(
         args.model,
         cost,

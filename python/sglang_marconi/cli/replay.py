@@ -19,12 +19,13 @@ from sglang_marconi.cli.arguments import (
     count,
     positive,
 )
+from sglang_marconi.cli.models import load_model
 from sglang_marconi.cli.output import console
 from sglang_marconi.client.server import ReplayError, replay
 from sglang_marconi.client.vocabulary import plain_token_ids
 from sglang_marconi.cost import ENCODINGS, ModelCost, UnsupportedModelError, preset_names
 from sglang_marconi.cost.latency import LatencyProfile, LatencyProfileError
-from sglang_marconi.cost.load import ModelSpecError, load_cost
+from sglang_marconi.cost.load import ModelSpecError
 from sglang_marconi.cost.sglang_pools import SGLANG_RATIO
 from sglang_marconi.records import RequestRecord, RunRecord, run_record, write_records
 from sglang_marconi.report.terminal import runs_table
@@ -133,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
         skipped += 1
         errors.print(f"skipped: {error}", markup=False, highlight=False, soft_wrap=True)
 
-    cost = load_cost(args.model)
+    cost = load_model(args.model)
     latency = LatencyProfile.read(args.latency) if args.latency else None
     traces = {}
     for spec in args.traces:

@@ -8,6 +8,7 @@ from sglang_marconi.cost.build import from_config
 from sglang_marconi.cost.encoding import ENCODINGS
 from sglang_marconi.cost.errors import (
     ConfigFieldError,
+    NoFormulaError,
     ShardingError,
     UnknownLayerError,
     UnknownModelError,
@@ -23,6 +24,7 @@ __all__ = [
     "ConfigFieldError",
     "LayerCost",
     "ModelCost",
+    "NoFormulaError",
     "ShardingError",
     "UnknownLayerError",
     "UnknownModelError",

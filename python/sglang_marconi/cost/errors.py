@@ -11,23 +11,25 @@ class UnsupportedModelError(ValueError):
     """
 
 
-class UnknownModelError(UnsupportedModelError):
+class NoFormulaError(UnsupportedModelError):
+    """The model is of a kind that the cost model does not have."""
+
+
+class UnknownModelError(NoFormulaError):
     """No family is registered for this ``model_type``."""
 
     def __init__(self, model_type: str) -> None:
-        super().__init__(
-            f"the cost model knows no model type {model_type!r}; count token length instead"
-        )
+        super().__init__(f"the cost model knows no model type {model_type!r}")
         self.model_type = model_type
 
 
-class UnknownLayerError(UnsupportedModelError):
+class UnknownLayerError(NoFormulaError):
     """A known family has a layer that no formula covers."""
 
     def __init__(self, layer_type: str, model_type: str) -> None:
         super().__init__(
             f"the cost model has no formula for layer type {layer_type!r} of model type "
-            f"{model_type!r}; count token length instead"
+            f"{model_type!r}"
         )
         self.layer_type = layer_type
         self.model_type = model_type

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from sglang_marconi import units
-from sglang_marconi.cost import UnsupportedModelError, from_config
+from sglang_marconi.cost import ShardingError, UnsupportedModelError, from_config
 from sglang_marconi.cost.config_view import ConfigView
 from sglang_marconi.cost.families import layers_of
 from sglang_marconi.cost.feedforward import MixtureOfExperts
@@ -14,9 +14,8 @@ from sglang_marconi.cost.layer import LayerCost
 from sglang_marconi.cost.linear import ShortConvolution
 from sglang_marconi.cost.mamba import Mamba2
 from sglang_marconi.doctor.findings import Finding
-from sglang_marconi.settings.schema import Settings
+from sglang_marconi.settings.schema import COUNT_TOKENS, Settings
 
-_COUNT_TOKENS = """pass --radix-eviction-policy-config '{"cost": "tokens"}'"""
 _EXAMPLE_TOKENS = 8192
 # What SGLang runs on a CPU with our recurrent operations.
 _RECURRENT_ON_CPU = (Mamba2, ShortConvolution)
@@ -42,7 +41,7 @@ def model_findings(
         if settings.cost == "tokens":
             yield Finding("formula", "warning", f"{error}; its length in tokens is counted")
         else:
-            yield Finding("formula", "problem", str(error), _COUNT_TOKENS)
+            yield Finding("formula", "problem", str(error), _remedy(error))
         return
     yield _layers(view.model_type, layers, on_cpu=on_cpu)
     flops = units.flops(cost.prefill_flops(0, _EXAMPLE_TOKENS))
@@ -53,6 +52,12 @@ def model_findings(
         f"{units.byte_size(cost.state_bytes)}, the KV of a token "
         f"{units.byte_size(cost.kv_bytes_per_token)}",
     )
+
+
+def _remedy(error: UnsupportedModelError) -> str:
+    if isinstance(error, ShardingError):
+        return "divide the model over a number of ranks that divides its heads"
+    return f"pass {COUNT_TOKENS}: a hit then counts by its length"
 
 
 def _without_formula(family: str, *, on_cpu: bool) -> Finding:

@@ -21,6 +21,8 @@ from sglang_marconi.policy.registry import DEFAULT, POLICIES, SERVED, TUNED
 from sglang_marconi.units import parse_bytes
 
 OPTION = "--radix-eviction-policy-config"
+COUNT_TOKENS = f"""{OPTION} '{{"cost": "tokens"}}'"""
+"""What makes a server start whose model has no formula."""
 FILE_KEY = "file"
 
 _LONGEST_VALUE = 80
