@@ -1,5 +1,7 @@
 """Each layer's formula against torch's own count of a naive instance of that layer."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from sglang_marconi.cost import ShardingError
@@ -133,6 +135,8 @@ EVEN = [
     GatedDeltaNet(hidden=16, key_heads=4, value_heads=8, key_dim=4, value_dim=8, conv_kernel=4),
     LightningAttention(hidden=16, heads=8, head_dim=4),
     ShortConvolution(hidden=16, conv_kernel=3),
+    Attention(hidden=16, heads=8, kv_heads=4, head_dim=4, selected=8),
+    PooledKeys(heads=8, kv_heads=4, head_dim=4, pool=5),
 ]
 
 
@@ -168,6 +172,66 @@ def test_the_router_and_the_latent_projections_are_copied_to_every_rank() -> Non
     )
     copied = 16 * 12 + 2 * 16 * 8
     assert layer.weights(4) - copied == (layer.weights(1) - copied) / 4
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        LightningIndexer(hidden=16, q_rank=12, heads=8, head_dim=4),
+        BlockIndexer(hidden=16, heads=8, head_dim=4, pool=4),
+        HyperConnection(hidden=16, streams=4),
+        GatedResidual(hidden=16, streams=4, rank=8),
+        NGramEmbedding(hidden=16, streams=4, embedding=8, conv_kernel=4, ngram=3),
+        NGramContext(ngram=3),
+    ],
+    ids=repr,
+)
+def test_what_stands_beside_heads_is_copied_to_every_rank(layer: LayerCost) -> None:
+    assert cost_of(layer, 4) == cost_of(layer)
+
+
+def test_values_and_the_last_token_of_cca_are_copied_to_every_rank() -> None:
+    layer = CompressedConvolutionalAttention(
+        hidden=16, heads=8, kv_heads=4, head_dim=4, first_kernel=2, second_kernel=3
+    )
+    values = 16 * 4 * 4
+    assert layer.weights(4) - values == (layer.weights(1) - values) / 4
+    assert layer.state(4).conv - 16 == (layer.state(1).conv - 16) / 4
+    assert layer.keys(4).flops == layer.keys(1).flops / 4
+    assert [layer.keys(tp).kv_elements for tp in (1, 4)] == [32, 8]
+
+
+def test_distances_and_outputs_of_inkling_are_copied_to_every_rank() -> None:
+    layer = RelativeAttention(hidden=16, heads=8, kv_heads=4, head_dim=4, relative=3, extent=5)
+    assert layer.weights(4) - 3 * 5 == (layer.weights(1) - 3 * 5) / 4
+    # Every head multiplies with the same matrix.
+    assert [layer.scan_flops(tp) for tp in (1, 4)] == [2 * 7 * 3 * 5, 2 * 3 * 5]
+    assert layer.keys(4).flops == layer.keys(1).flops / 4
+    convolutions = StreamConvolutions(
+        hidden=16, kv_heads=4, head_dim=4, unused_heads=2, unused_dim=8, conv_kernel=3
+    )
+    outputs = 2 * 16 * 3
+    assert convolutions.weights(4) - outputs == (convolutions.weights(1) - outputs) / 4
+
+
+def test_the_absorbed_form_needs_the_same_weights() -> None:
+    expanded = LatentAttention(
+        hidden=16, heads=8, q_rank=12, kv_rank=8, nope_dim=4, rope_dim=2, v_dim=4
+    )
+    absorbed = replace(expanded, selected=6)
+    assert absorbed.weights(2) == expanded.weights(2)
+    # All latents are stored, and at most six of them attended to.
+    assert cost_of(absorbed).kv_bytes(50) == cost_of(expanded).kv_bytes(50)
+    assert absorbed.keys(2).flops == absorbed.keys(1).flops / 2
+
+
+def test_experts_that_another_layer_owns_are_used_and_not_counted_twice() -> None:
+    owner = MixtureOfExperts(
+        hidden=15, intermediate=13, experts=7, active=3, shared_intermediate=17
+    )
+    reused = replace(owner, reused=True)
+    assert reused.weights(2) == owner.weights(2)
+    assert reused.total_weights() == 3 * 15 * 17
 
 
 def test_the_narrow_half_of_a_low_rank_gate_is_copied_to_every_rank() -> None:
