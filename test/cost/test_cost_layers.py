@@ -214,6 +214,14 @@ def test_distances_and_outputs_of_inkling_are_copied_to_every_rank() -> None:
     assert convolutions.weights(4) - outputs == (convolutions.weights(1) - outputs) / 4
 
 
+def test_keys_that_may_be_chosen_are_all_stored() -> None:
+    dense = Attention(hidden=16, heads=8, kv_heads=2, head_dim=4)
+    chosen, slid = cost_of(replace(dense, selected=6)), cost_of(replace(dense, window=6))
+    assert chosen.kv_bytes(50) == cost_of(dense).kv_bytes(50)
+    assert slid.kv_bytes(50) == cost_of(dense).kv_bytes(6)
+    assert chosen.prefill_flops(0, 50) == slid.prefill_flops(0, 50)
+
+
 def test_the_absorbed_form_needs_the_same_weights() -> None:
     expanded = LatentAttention(
         hidden=16, heads=8, q_rank=12, kv_rank=8, nope_dim=4, rope_dim=2, v_dim=4

@@ -213,6 +213,7 @@ def test_the_text_part_of_a_config_need_not_name_its_type(name: str) -> None:
     "fields",
     [
         {},
+        {"index_topk_freq": 2},
         {"index_topk_freq": 3},
         {"index_topk_freq": 8, "index_skip_topk_offset": 4},
         {"index_topk_pattern": "FFFF" + "S" * 4 + "F"},
