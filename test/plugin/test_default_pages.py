@@ -105,6 +105,8 @@ def chosen(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Ch
         cases[name, "Blackwell"] = (BLACKWELL, model, ())
         if name in NAMED:
             cases[name, "named"] = (BLACKWELL, model, EXTRA_BUFFER)
+        if name == "ZayaForCausalLM":
+            cases[name, "triton"] = (BLACKWELL, model, ("--attention-backend", "triton"))
     return dict(zip(cases, choose(list(cases.values())), strict=True))
 
 
@@ -139,3 +141,10 @@ def test_a_strategy_that_is_named_may_come_with_larger_pages(
 ) -> None:
     # SGLang chooses the attention backend of these first, as if the strategy were another.
     assert {chosen[name, "named"] for name in NAMED} == {Chosen("extra_buffer", "trtllm_mha", 64)}
+
+
+def test_zaya_has_pages_of_one_token_with_the_backend_that_is_advised(
+    chosen: dict[tuple[str, str], Chosen],
+) -> None:
+    # Without a buffer, SGLang's cache asserts that pages have one token.
+    assert chosen["ZayaForCausalLM", "triton"] == Chosen("no_buffer", "triton", 1)
