@@ -34,18 +34,6 @@ def test_nothing_happens_where_there_is_an_accelerator(monkeypatch: pytest.Monke
     assert replacements._state["installed"] is False
 
 
-def test_conv_dtype_follows_the_model_unless_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Config:
-        dtype = torch.float32
-
-    monkeypatch.setenv("SGLANG_MAMBA_CONV_DTYPE", "bfloat16")
-    replacements.set_conv_dtype(None, Config())
-    assert replacements.os.environ["SGLANG_MAMBA_CONV_DTYPE"] == "bfloat16"
-    monkeypatch.delenv("SGLANG_MAMBA_CONV_DTYPE")
-    replacements.set_conv_dtype(None, Config())
-    assert replacements.os.environ["SGLANG_MAMBA_CONV_DTYPE"] == "float32"
-
-
 IN_SGLANG = """
 import torch
 from sglang_marconi.cpu import install, conv1d, mamba2
@@ -74,6 +62,10 @@ pair = StatelessProcessGroup(rank=0, world_size=2, store=None)
 assert not PyNcclCommunicator(pair, torch.device("cpu")).available
 from sglang.srt.layers.rotary_embedding import base
 assert base._is_cpu
+assert torch._dynamo.config.disable
+from sglang.srt.models.deepseek_common.attention_backend_handler import AttentionBackendRegistry
+handler = AttentionBackendRegistry.get_handler("torch_native")
+assert handler(None, None).name == "MLA"
 print("fine")
 """
 

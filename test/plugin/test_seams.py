@@ -191,7 +191,8 @@ def test_hooks_are_made_from_the_table_alone() -> None:
     rows = {
         path.relative_to(PACKAGE).as_posix() for path, text in sources().items() if "Seam(" in text
     }
-    assert rows == {"seams/seam.py", "seams/table.py", "seams/tree.py", "cpu/replacements.py"}
+    tables = {f"cpu/{name}.py" for name in ("replacement", "replacements", "surroundings")}
+    assert rows == tables | {"seams/seam.py", "seams/table.py", "seams/tree.py"}
     with pytest.raises(KeyError):
         hook(RESOLVE._replace(kind=Kind.CALL), print)
 

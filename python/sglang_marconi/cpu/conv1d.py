@@ -143,7 +143,10 @@ def causal_conv1d_update(
     rows = slots
     if conv_state_indices is not None:
         slots = conv_state_indices.long()
-        rows = torch.nonzero(slots != pad_slot_id).flatten()
+        padding = slots == pad_slot_id
+        if steps.shape[-1] == 1 and not bool(padding.any()):
+            return _one_step(steps, conv_state, weight, bias, silu, slots).view(x.shape)
+        rows = torch.nonzero(~padding).flatten()
     stored = conv_state[slots[rows], :, :history].float()
     buffer = torch.cat([stored, steps[rows].float()], dim=-1).transpose(1, 2)
     result = torch.zeros_like(steps)
@@ -151,6 +154,19 @@ def causal_conv1d_update(
     latest = buffer[:, buffer.shape[1] - history :].transpose(1, 2)
     conv_state[slots[rows], :, :history] = latest.to(conv_state.dtype)
     return result.squeeze(-1) if x.dim() == 2 else result
+
+
+def _one_step(
+    x: Tensor, conv_state: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, slots: Tensor
+) -> Tensor:
+    """A decode step of ``(batch, dim, 1)`` without padding, which nearly all are, in few calls."""
+    history = weight.shape[1] - 1
+    window = torch.cat([conv_state[slots, :, :history].float(), x.float()], dim=-1)
+    conv_state[slots, :, :history] = window[..., 1:].to(conv_state.dtype)
+    result = window.mul_(weight.float()).sum(-1)
+    if bias is not None:
+        result += bias.float()
+    return (F.silu(result, inplace=True) if silu else result).to(x.dtype)
 
 
 def _taps(buffer: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
