@@ -41,15 +41,33 @@ def _is_set(name: str) -> bool:
     return bool(getattr(envs, name).get())
 
 
-def _has_windows(args: Any) -> bool:
-    """Whether SGLang keeps KV of sliding windows apart; of recurrent models Inkling has some."""
+def _model_config(args: Any) -> Any:
+    """SGLang's config of the model; None if it has none, as what is wrong its loading says."""
     from sglang.srt.arg_groups.model_override_base import model_config_of
 
     try:
-        return bool(model_config_of(args).is_hybrid_swa)
+        return model_config_of(args)
     except Exception:
-        # What is wrong with the model, its loading says.
-        return False
+        return None
+
+
+def _has_windows(args: Any) -> bool:
+    """Whether SGLang keeps KV of sliding windows apart; of recurrent models Inkling has some."""
+    return bool(getattr(_model_config(args), "is_hybrid_swa", False))
+
+
+def _lacks_one_token_pages(args: Any) -> bool:
+    """As Zaya's on Blackwell, where SGLang's choices do not fit each other."""
+    return args.mamba_radix_cache_strategy == "no_buffer" and (args.page_size or 1) > 1
+
+
+def _tracks_wrong_states(args: Any) -> bool:
+    """Whether SGLang files the state of a chunk's end under an earlier token."""
+    config = getattr(_model_config(args), "hf_config", None)
+    return (
+        args.mamba_radix_cache_strategy != "no_buffer"
+        and getattr(config, "linear_backend", None) == "minimax"
+    )
 
 
 def check_version() -> None:
@@ -87,7 +105,8 @@ REFUSALS = (
     Refusal(
         "--disable-radix-cache",
         lambda args: bool(args.disable_radix_cache),
-        "it switches off the cache that the backend is",
+        "it switches off the cache that the backend is (SGLang itself sets it for a model that it "
+        "does not cache, such as MiniCPM-SALA: there, omit --radix-cache-backend)",
     ),
     Refusal(
         "--radix-eviction-policy",
@@ -177,6 +196,18 @@ REFUSALS = (
         "KV that is out of a window goes when SGLang decides, which the eviction policy does not "
         "see",
         "omit --radix-cache-backend: SGLang's own cache serves it",
+    ),
+    Refusal(
+        "--page-size",
+        _lacks_one_token_pages,
+        "with --mamba-radix-cache-strategy no_buffer SGLang's cache has pages of one token only",
+        "choose an --attention-backend that takes such pages, such as triton",
+    ),
+    Refusal(
+        "a model with linear_backend minimax and --mamba-radix-cache-strategy extra_buffer",
+        _tracks_wrong_states,
+        "SGLang's backend of that name files states under tokens that they do not belong to",
+        "pass --mamba-radix-cache-strategy no_buffer --disable-overlap-schedule",
     ),
 )
 

@@ -35,6 +35,8 @@ ACCEPTED: dict[str, Any] = {
     "enable_deterministic_inference": False,
     "pp_size": 1,
     "uses_mamba_radix_cache": True,
+    "mamba_radix_cache_strategy": "extra_buffer",
+    "page_size": 64,
     "model_path": "some/model",
 }
 
@@ -65,6 +67,7 @@ def test_a_hybrid_model_is_accepted() -> None:
         ({"dllm_algorithm": "x"}, "--dllm-algorithm"),
         ({"enable_deterministic_inference": True}, "--enable-deterministic-inference"),
         ({"pp_size": 2}, "--pp-size"),
+        ({"mamba_radix_cache_strategy": "no_buffer"}, "--page-size"),
         ({"uses_mamba_radix_cache": False}, "some/model"),
     ],
 )
@@ -93,6 +96,16 @@ def test_a_model_with_sliding_windows_is_named(monkeypatch: pytest.MonkeyPatch) 
                 check_arguments(arguments())
         else:
             check_arguments(arguments())
+
+
+def test_states_that_sglang_files_wrongly_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SimpleNamespace(hf_config=SimpleNamespace(linear_backend="minimax"))
+    monkeypatch.setattr(model_override_base, "model_config_of", lambda _: config)
+    with pytest.raises(UnsupportedConfiguration, match="minimax"):
+        check_arguments(arguments())
+    check_arguments(arguments(mamba_radix_cache_strategy="no_buffer", page_size=1))
+    config.hf_config.linear_backend = "seg_la"
+    check_arguments(arguments())
 
 
 def test_what_is_refused_is_there_in_sglang() -> None:
