@@ -5,7 +5,8 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP  := $(VENV)/installed
 
-MODEL  ?= .demo/model
+FAMILY ?=
+MODEL  ?= .demo/$(or $(FAMILY),model)
 ARGS   ?=
 TRACE  ?=
 LIMIT  ?= 60
@@ -28,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: install
-	$(BIN)/python scripts/demo.py $(if $(TRACE),--trace $(TRACE) --limit $(LIMIT))
+	$(BIN)/python scripts/demo.py $(if $(FAMILY),--family $(FAMILY)) $(if $(TRACE),--trace $(TRACE) --limit $(LIMIT))
 
 # Two at a time, as a server's start keeps one core busy; what a file's tests share is started once.
 test: install lint
@@ -49,7 +50,8 @@ paper: install
 
 serve: install
 	test "$(MODEL)" != .demo/model || $(BIN)/python scripts/tiny_model.py $(MODEL)
-	$(BIN)/python scripts/local_server.py $(MODEL) \
+	$(if $(FAMILY),PYTHONPATH=scripts $(BIN)/python -m families $(FAMILY) $(MODEL))
+	$(BIN)/python scripts/local_server.py $(MODEL) $(if $(FAMILY),--load-format dummy) \
 	    --radix-cache-backend marconi --enable-cache-report $(ARGS)
 
 gpu:

@@ -1,10 +1,11 @@
 """Serves the same requests with SGLang's own prefix caches and with this one, and compares them.
 
-    python scripts/demo.py [--trace FILE [--limit N]] [--out DIR]
+    python scripts/demo.py [--family NAME] [--trace FILE [--limit N]] [--out DIR]
 
-It needs no GPU and no download: the model is a small one with random weights, made on the spot.
-Without a trace, the requests are multi-turn chats over a few shared system prompts. Ends with a
-table, the records of all runs and requests as JSON lines, and a page with their plots.
+It needs no GPU and no download: the model is a small one with random weights, made on the spot, a
+NemotronH or one of the family that is named. Without a trace, the requests are multi-turn chats
+over a few shared system prompts. Ends with a table, the records of all runs and requests as JSON
+lines, and a page with their plots.
 """
 
 import argparse
@@ -12,10 +13,12 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from families import DUMMY_WEIGHTS, FAMILIES, Family, build_family
+from families.chats import chats_as_tokens
 from local_server import LocalServer, ServerFailedError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -39,7 +42,10 @@ CONFIGURATIONS = {
     "SGLang extra_buffer": ("--mamba-radix-cache-strategy", "extra_buffer"),
     "Marconi": ("--radix-cache-backend", "marconi"),
 }
-"""What is compared: a name and the arguments that the server gets beyond the common ones."""
+"""What is compared: a name and the arguments that the server gets beyond the common ones.
+
+A family that SGLang keeps without buffers only is served without the second one.
+"""
 
 _CONCURRENCY = 4
 _MODEL_NAME = "demo model"
@@ -64,11 +70,23 @@ class _Scenario(NamedTuple):
 
 
 class _Model(NamedTuple):
-    """The model on disk, what it costs, and the ids that the tokens of a trace become."""
+    """The model on disk, what it costs, and the ids that the tokens of a trace become.
+
+    `arguments` are those a server needs for it. Without `family` it is the tiny NemotronH.
+    """
 
     path: Path
     cost: ModelCost
     vocabulary: Sequence[int]
+    arguments: tuple[str, ...]
+    family: Family | None
+
+    def configurations(self) -> Iterator[str]:
+        """Those of `CONFIGURATIONS` that SGLang has for it."""
+        for name in CONFIGURATIONS:
+            strategy = name.removeprefix("SGLang ")
+            if self.family is None or strategy in (name, *self.family.strategies):
+                yield name
 
 
 class _Run(NamedTuple):
@@ -78,14 +96,25 @@ class _Run(NamedTuple):
     requests: Sequence[RequestRecord]
 
 
-def _build_model(path: Path) -> _Model:
-    build_tiny_model(path)
-    return _Model(path, load_cost(str(path)), plain_token_ids(path / "tokenizer.json"))
+def _build_model(out: Path, name: str | None) -> _Model:
+    arguments: tuple[str, ...] = ()
+    if name is None:
+        path, family = build_tiny_model(out / "model"), None
+    else:
+        path, family = build_family(out / name, name), FAMILIES[name]
+        arguments = (*DUMMY_WEIGHTS, *family.arguments)
+    ids = plain_token_ids(path / "tokenizer.json")
+    return _Model(path, load_cost(str(path)), ids, arguments, family)
 
 
-def _chats() -> _Scenario:
+def _chats(model: _Model) -> _Scenario:
+    chats = ChatWorkload().requests()
+    requests: Sequence[Request] = chats
+    if model.family is not None:
+        # Its replies are tokens at random: their text would not be tokenized as they were.
+        requests = chats_as_tokens(chats, model.path / "tokenizer.json")
     # Fewer tokens and states than the sessions leave behind, so that each cache must evict.
-    return _Scenario("chats", ChatWorkload().requests(), kv_tokens=12288, states=24)
+    return _Scenario("chats", requests, kv_tokens=12288, states=24)
 
 
 def _trace(path: Path, limit: int | None, model: _Model) -> _Scenario:
@@ -101,7 +130,7 @@ def _run(name: str, model: _Model, scenario: _Scenario, out: Path, progress: Pro
     """Starts a server of the named configuration and sends it the scenario's requests."""
     task = progress.add_task(f"{name}: starting", total=None)
     begin = time.perf_counter()
-    arguments = (*scenario.arguments(), *CONFIGURATIONS[name])
+    arguments = (*model.arguments, *scenario.arguments(), *CONFIGURATIONS[name])
     prompt_tokens = hit_tokens = 0
 
     def show(record: RequestRecord) -> None:
@@ -131,13 +160,15 @@ def _run(name: str, model: _Model, scenario: _Scenario, out: Path, progress: Pro
     return _Run(run_record(records, seconds=seconds, cost=model.cost), records)
 
 
-def demo(trace: Path | None, limit: int | None, out: Path, console: Console) -> None:
+def demo(
+    family: str | None, trace: Path | None, limit: int | None, out: Path, console: Console
+) -> None:
     """Runs every configuration in turn and reports; everything written goes into `out`."""
-    model = _build_model(out / "model")
-    scenario = _trace(trace, limit, model) if trace else _chats()
+    model = _build_model(out, family)
+    scenario = _trace(trace, limit, model) if trace else _chats(model)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        runs = [_run(name, model, scenario, out, progress) for name in CONFIGURATIONS]
+        runs = [_run(name, model, scenario, out, progress) for name in model.configurations()]
     totals = [run.total for run in runs]
     console.print(comparison(totals))
     write_records(out / "runs.jsonl", totals)
@@ -156,6 +187,9 @@ def _count(text: str) -> int:
 def main() -> None:
     """Reads the command line, and reports what can go wrong as one line."""
     parser = argparse.ArgumentParser(description="Compare SGLang's prefix cache with this one.")
+    parser.add_argument(
+        "--family", choices=FAMILIES, metavar="NAME", help=f"one of {', '.join(FAMILIES)}"
+    )
     parser.add_argument("--trace", type=Path, help="replay this file instead of made-up chats")
     parser.add_argument("--limit", type=_count, help="use only its first so many requests")
     parser.add_argument("--out", type=Path, default=Path(".demo"), help="default: %(default)s")
@@ -163,7 +197,7 @@ def main() -> None:
     # Ended this way too, the `with` blocks must stop the server.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        demo(arguments.trace, arguments.limit, arguments.out, Console())
+        demo(arguments.family, arguments.trace, arguments.limit, arguments.out, Console())
     except (OSError, ReplayError, ServerFailedError, ValueError) as error:
         sys.exit(f"demo: {error}")
 

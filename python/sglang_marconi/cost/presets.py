@@ -159,7 +159,7 @@ _CONFIGS: Mapping[str, Mapping[str, object]] = {
         "num_experts": 256,
         "num_experts_per_tok": 8,
     },
-    # huggingface.co/Qwen/Qwen3.8-Flash-Next, the first of Qwen4-Exp
+    # huggingface.co/Qwen/Qwen3.8-Flash-Next, the first of Qwen4-Exp, as public code quotes it
     "qwen3.8-flash-next": {
         **_QWEN_GATED_DELTA_NET,
         "model_type": "qwen4_exp_text",
@@ -294,7 +294,7 @@ _CONFIGS: Mapping[str, Mapping[str, object]] = {
         "num_experts_per_tok": 1,
     },
     # defaults of Glm5NextTextConfig in transformers, which documents them as zai-org's, but for
-    # the pools of keys: huggingface.co/zai-org/GLM-5.3-Flash has 4
+    # the pools of keys: 4 in GLM-5.3-Flash, according to github.com/sgl-project/sglang/issues/36830
     "glm-5.3-flash": {
         "model_type": "glm5_next_text",
         "vocab_size": 154880,

@@ -9,18 +9,16 @@ from sglang_marconi import units
 from sglang_marconi.cost import ShardingError, UnsupportedModelError, from_config
 from sglang_marconi.cost.config_view import ConfigView
 from sglang_marconi.cost.families import layers_of
-from sglang_marconi.cost.feedforward import MixtureOfExperts
 from sglang_marconi.cost.layer import LayerCost
-from sglang_marconi.cost.linear import ShortConvolution
-from sglang_marconi.cost.mamba import Mamba2
+from sglang_marconi.cost.mamba import Mamba1
+from sglang_marconi.cost.sparse import BlockIndexer, LightningIndexer, PooledKeys
 from sglang_marconi.doctor.findings import Finding
 from sglang_marconi.settings.schema import COUNT_TOKENS, Settings
 
 _EXAMPLE_TOKENS = 8192
-# What SGLang runs on a CPU with our recurrent operations.
-_RECURRENT_ON_CPU = (Mamba2, ShortConvolution)
-# Families whose router asks for a product that torch has on CUDA only (aten::mm.dtype).
-_NO_EXPERTS_ON_CPU = ("nemotron_h",)
+# What neither SGLang nor our CPU runtime has in torch: Mamba's first version, and what chooses the
+# keys of sparse attention.
+_NOT_ON_CPU = (Mamba1, LightningIndexer, BlockIndexer, PooledKeys)
 _USE_ACCELERATOR = "use an accelerator"
 
 
@@ -30,7 +28,7 @@ def model_findings(
     """The model's layers, and what a hit on it saves.
 
     ``config`` is a Hugging Face config, read or loaded. ``on_cpu``: the server runs on the
-    CPU runtime, which has Mamba2 and short convolutions only.
+    CPU runtime, which lacks some kinds of layers.
     """
     view = ConfigView(config)
     try:
@@ -79,12 +77,7 @@ def _layers(family: str, layers: Sequence[LayerCost], *, on_cpu: bool) -> Findin
             f"{found}; no recurrent layers",
             "omit --radix-cache-backend: SGLang's own cache serves attention-only models",
         )
-    missing = {
-        type(layer).__name__: None
-        for layer in layers
-        if (family in _NO_EXPERTS_ON_CPU and isinstance(layer, MixtureOfExperts))
-        or (any(layer.state(1)) and not isinstance(layer, _RECURRENT_ON_CPU))
-    }
+    missing = {type(layer).__name__: None for layer in layers if isinstance(layer, _NOT_ON_CPU)}
     if on_cpu and missing:
         return Finding(
             "model",
