@@ -165,7 +165,8 @@ def check_lossy(url: str, reference: Reference, page: int) -> None:
         if reply.output_ids == expected.output_ids
     ]
     assert len(losses) > len(turns) / 2
-    # Some states were lossy, none were wrong: another's differs by one and more.
+    # Some states were lossy. How much that may matter depends on the model; that none is wrong,
+    # the other ways show, whose stores are exact.
     assert TOLERANCE < max(losses) < 0.5, losses
 
 
