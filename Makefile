@@ -50,8 +50,8 @@ paper: install
 
 serve: install
 	test "$(MODEL)" != .demo/model || $(BIN)/python scripts/tiny_model.py $(MODEL)
-	$(if $(FAMILY),PYTHONPATH=scripts $(BIN)/python -m families $(FAMILY) $(MODEL))
-	$(BIN)/python scripts/local_server.py $(MODEL) $(if $(FAMILY),--load-format dummy) \
+	needed="$$($(if $(FAMILY),PYTHONPATH=scripts $(BIN)/python -m families $(FAMILY) $(MODEL)))" && \
+	$(BIN)/python scripts/local_server.py $(MODEL) $$needed \
 	    --radix-cache-backend marconi --enable-cache-report $(ARGS)
 
 gpu:

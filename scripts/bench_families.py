@@ -19,7 +19,7 @@ from pathlib import Path
 from random import Random
 from statistics import median
 
-from families import DUMMY_WEIGHTS, FAMILIES, build_family
+from families import FAMILIES, build_family
 from local_server import LocalServer
 
 _PROMPT, _REPLY, _RUNS = 2000, 100, 5
@@ -33,7 +33,7 @@ _ARGUMENTS = (
 def measure(name: str, folder: Path) -> tuple[list[float], list[float]]:
     """Tokens a second of each run: prefilled, and decoded."""
     path = build_family(folder / name, name)
-    arguments = (*_ARGUMENTS, *DUMMY_WEIGHTS, *FAMILIES[name].arguments)
+    arguments = (*_ARGUMENTS, *FAMILIES[name].serving)
     prefilled, decoded = [], []
     with LocalServer(path, *arguments, log_path=folder / f"{name}.log") as server:
         _seconds(server.url, _tokens(300, seed=0), 8)  # What is done once only.

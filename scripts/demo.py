@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from families import DUMMY_WEIGHTS, FAMILIES, Family, build_family
+from families import FAMILIES, Family, build_family
 from families.chats import chats_as_tokens
 from local_server import LocalServer, ServerFailedError
 from rich.console import Console
@@ -102,7 +102,7 @@ def _build_model(out: Path, name: str | None) -> _Model:
         path, family = build_tiny_model(out / "model"), None
     else:
         path, family = build_family(out / name, name), FAMILIES[name]
-        arguments = (*DUMMY_WEIGHTS, *family.arguments)
+        arguments = family.serving
     ids = plain_token_ids(path / "tokenizer.json")
     return _Model(path, load_cost(str(path)), ids, arguments, family)
 

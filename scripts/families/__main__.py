@@ -1,4 +1,7 @@
-"""Writes the files of a family's small model: ``python -m families NAME DIRECTORY``."""
+"""Writes the files of a family's small model: ``python -m families NAME DIRECTORY``.
+
+Prints the arguments that a server of it needs.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ def main() -> None:
     parser.add_argument("family", choices=FAMILIES, metavar="NAME", help=", ".join(FAMILIES))
     parser.add_argument("directory", type=Path)
     arguments = parser.parse_args()
-    print(build_family(arguments.directory, arguments.family))
+    build_family(arguments.directory, arguments.family)
+    print(*FAMILIES[arguments.family].serving)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,6 @@ import tiny_tokenizer
 from families.family import Family
 from families.table import FAMILIES
 
-DUMMY_WEIGHTS = ("--load-format", "dummy")
-"""Arguments of SGLang for a model without weights on disk."""
-
 _CONTEXT = 65536
 # Where a model with a vision model around it has its own config.
 _LANGUAGE_MODEL = ("text_config", "llm_config")

@@ -8,6 +8,9 @@ from typing import Any
 
 Config = Mapping[str, Any]
 
+DUMMY_WEIGHTS = ("--load-format", "dummy")
+"""Arguments of SGLang for a model without weights on disk."""
+
 WIDTH = 64
 """Of the hidden states in most of the models."""
 
@@ -55,3 +58,8 @@ class Family:
     arguments: tuple[str, ...] = ()
     recurrent: bool = True
     vision: bool = False
+
+    @property
+    def serving(self) -> tuple[str, ...]:
+        """All arguments that a server of it needs."""
+        return (*DUMMY_WEIGHTS, *self.arguments)

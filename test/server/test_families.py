@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from families import DUMMY_WEIGHTS, FAMILIES, build_family
+from families import FAMILIES, build_family
 from local_server import LocalServer
 from support.client import flush, generate, generate_batch
 from support.forked_server import ForkedServer
@@ -75,9 +75,10 @@ def ways(name: str) -> Iterator[str]:
     family = FAMILIES[name]
     has_buffers = "extra_buffer" in family.strategies
     for way, (_, settings, _) in (WITH_BUFFERS if has_buffers else WITHOUT_BUFFERS).items():
-        # Nothing but recurrent states can be made smaller. Where only what is around the layers
-        # is another's, one way is enough: that with the most in it.
-        if family.recurrent if settings == INT8 else family.like is None:
+        # Nothing but recurrent states can be made smaller. Where only what is around the layers is
+        # a family's own, the way with most in it is enough.
+        is_wanted = family.recurrent if settings == INT8 else family.like is None
+        if is_wanted:
             yield way
 
 
@@ -91,7 +92,7 @@ def small(
     name: str = request.param
     path = build_family(tmp_path_factory.mktemp("model"), name)
     log = path / "reference.log"
-    arguments = (*DUMMY_WEIGHTS, *WITHOUT_CACHE, *FAMILIES[name].arguments)
+    arguments = (*WITHOUT_CACHE, *FAMILIES[name].serving)
     with ForkedServer(path, *arguments, log_path=log) as server:
         yield Small(name, path, Reference(server.url))
 
@@ -105,8 +106,7 @@ def served(small: Small, way: Way, page: int) -> LocalServer:
         *("--radix-eviction-policy-config", json.dumps(way.settings)),
         *("--max-total-tokens", "16384", "--max-mamba-cache-size", str(STATES)),
         *("--max-running-requests", "8", "--page-size", str(page)),
-        *DUMMY_WEIGHTS,
-        *FAMILIES[small.name].arguments,
+        *FAMILIES[small.name].serving,
         *way.arguments,
         log_path=small.path / "server.log",
         env=strict,

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .speculation import refuse_speculation
+
 
 def causal_conv1d_fn(
     x: Tensor,
@@ -134,8 +136,7 @@ def causal_conv1d_update(
     """
     if cache_seqlens is not None:
         raise NotImplementedError("causal_conv1d_update with a circular state needs a GPU")
-    if num_accept_tokens is not None or intermediate_conv_window is not None:
-        raise NotImplementedError("speculative decoding with recurrent state needs a GPU")
+    refuse_speculation(num_accept_tokens, intermediate_conv_window)
     silu = _wants_silu(activation)
     history = weight.shape[1] - 1
     steps = x.unsqueeze(-1) if x.dim() == 2 else x

@@ -48,12 +48,6 @@ def queries_and_keys(
     return (q * scale).flatten(0, 1), k.flatten(0, 1)
 
 
-def refuse_speculation(*asked: object) -> None:
-    """Raise NotImplementedError if any of the arguments for speculative decoding is given."""
-    if any(argument is not None and argument is not False for argument in asked):
-        raise NotImplementedError("speculative decoding with recurrent state needs a GPU")
-
-
 def scan_slots(
     q: Tensor,
     k: Tensor,

@@ -9,10 +9,10 @@ from .delta_pool import (
     forget_gate,
     packed_bounds,
     queries_and_keys,
-    refuse_speculation,
     scan_slots,
     step_packed,
 )
+from .speculation import refuse_speculation
 
 
 def chunk_gated_delta_rule(

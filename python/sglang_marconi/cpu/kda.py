@@ -9,11 +9,11 @@ from .delta_pool import (
     forget_gate,
     packed_bounds,
     queries_and_keys,
-    refuse_speculation,
     scan_slots,
     step_packed,
 )
 from .delta_rule import PackedDelta
+from .speculation import refuse_speculation
 
 
 def chunk_kda(

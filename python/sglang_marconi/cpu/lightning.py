@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .speculation import refuse_speculation
 from .ssd import PackedScan, scan_packed
 
 
@@ -50,8 +51,7 @@ def seg_la_fwd(
     Raises:
         NotImplementedError: verification of drafts is asked for.
     """
-    if caches is not None or meta.mask is not None:
-        raise NotImplementedError("speculative decoding with recurrent state needs a GPU")
+    refuse_speculation(caches, meta.mask)
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
     slopes = decay_scales.flatten().float()
     bounds, slots = meta.q_offsets.long(), meta.s_offsets.long()

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .speculation import refuse_speculation
 from .ssd import PackedScan, scan_packed
 
 Scanned = None | Tensor | tuple[Tensor, ...] | tuple[Tensor, Tensor, Tensor | None]
@@ -199,8 +200,7 @@ def selective_state_update(
         NotImplementedError: speculative verification or stochastic rounding is asked for.
         ValueError: ``out`` is missing.
     """
-    if intermediate_states_buffer is not None or retrieve_parent_token is not None:
-        raise NotImplementedError("speculative decoding with recurrent state needs a GPU")
+    refuse_speculation(intermediate_states_buffer, retrieve_parent_token)
     if enable_stochastic_rounding:
         raise NotImplementedError("stochastic rounding of the recurrent state needs a GPU")
     if out is None:
