@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .speculation import refuse_speculation
-from .ssd import PackedScan, scan_packed
+from .ssd import PIECE_TOKENS, PackedScan, scan_packed
 
 
 def seg_la_fwd(
@@ -60,27 +61,26 @@ def seg_la_fwd(
     used = slots.clamp(min=0)
     resumed = kept & (meta.s_scales > 0)
     initial = torch.where(resumed[:, None, None, None], s[used].float(), 0.0)
+    scan = None
     if bool((lengths == 1).all()):
         rows = bounds[:-1]
         out, last = _step(q[rows], k[rows], v[rows], initial, slopes, scale)
-        copied = last
     else:
         total = int(bounds[-1])
         part = slice(0, total)
-        cuts = bounds[:-1]
-        if track_lens is not None:
-            cuts = cuts + torch.minimum(track_lens.long().clamp(min=0), lengths)
-        scan = _scan(q[part], k[part], v[part], bounds, initial, slopes, scale, cuts)
+        scan = _scan(q[part], k[part], v[part], bounds, initial, slopes, scale)
         rows = torch.arange(total, device=q.device)
         out, last = scan.y, _state_at(scan, bounds[1:])
-        copied = _state_at(scan, cuts)
 
     result = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
     owner_kept = torch.repeat_interleave(kept, lengths)
     result[rows[owner_kept]] = out[owner_kept].to(q.dtype)
     if track_lens is not None and track_state_indices is not None:
         wanted = kept & (track_state_indices >= 0) & (track_lens > 0) & (track_lens <= lengths)
-        s[track_state_indices[wanted].long()] = copied[wanted].to(s.dtype)
+        at = torch.nonzero(wanted).flatten()
+        ends = bounds[at] + track_lens[at].long()
+        copied = last[at] if scan is None else _inside(scan, k, v, slopes, at, ends)
+        s[track_state_indices[at].long()] = copied.to(s.dtype)
     s[slots[kept]] = last[kept].to(s.dtype)
     return result
 
@@ -113,7 +113,7 @@ def lightning_attention(
     initial = kv_history
     if initial is None:
         initial = q.new_zeros(batch, heads, dim, v.shape[-1], dtype=torch.float32)
-    scan = _scan(rows[0], rows[1], rows[2], bounds, initial, ed.flatten().float(), 1.0, bounds)
+    scan = _scan(rows[0], rows[1], rows[2], bounds, initial, ed.flatten().float(), 1.0)
     output = scan.y.view(batch, tokens, heads, -1).transpose(1, 2).to(q.dtype)
     return output, _state_at(scan, bounds[1:])[:, :, None]
 
@@ -168,14 +168,31 @@ def _scan(
     initial: Tensor,
     slopes: Tensor,
     scale: float,
-    cuts: Tensor,
 ) -> PackedScan:
     ones = torch.ones(v.shape[:2], device=v.device)
     first = initial.transpose(-1, -2)
-    return scan_packed(v, ones, -slopes, k, q.float() * scale, bounds, first, cuts)
+    return scan_packed(v, ones, -slopes, k, q.float() * scale, bounds, first)
 
 
-def _state_at(scan: PackedScan, positions: Tensor) -> Tensor:
-    """States of all sequences after the batch's first ``positions`` tokens: ``n h s p``."""
-    sequences = torch.arange(len(positions), device=positions.device)
+def _state_at(scan: PackedScan, positions: Tensor, sequences: Tensor | None = None) -> Tensor:
+    """States of all or some sequences after the batch's first ``positions`` tokens: ``n h s p``."""
+    if sequences is None:
+        sequences = torch.arange(len(positions), device=positions.device)
     return scan.state_at(sequences, positions).transpose(-1, -2)
+
+
+def _inside(
+    scan: PackedScan, k: Tensor, v: Tensor, slopes: Tensor, sequences: Tensor, positions: Tensor
+) -> Tensor:
+    """:func:`_state_at` for any positions, by what they have behind the last piece before them.
+
+    The scan is not cut there, as its output would depend on it in the last digits.
+    """
+    begins = torch.maximum(scan.starts[sequences], positions // PIECE_TOKENS * PIECE_TOKENS)
+    rest = positions - begins
+    bounds = F.pad(rest.cumsum(0), (1, 0))
+    owners = torch.repeat_interleave(rest)
+    tokens = (begins - bounds[:-1])[owners] + torch.arange(len(owners), device=k.device)
+    keys = k[tokens]
+    before = _state_at(scan, begins, sequences)
+    return _state_at(_scan(keys, keys, v[tokens], bounds, before, slopes, 1.0), bounds[1:])

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .speculation import refuse_speculation
-from .ssd import PackedScan, scan_packed
+from .ssd import PackedScan, scan_packed, states_inside
 
 Scanned = None | Tensor | tuple[Tensor, ...] | tuple[Tensor, Tensor, Tensor | None]
 
@@ -91,18 +91,9 @@ def mamba_chunk_scan_combined(
     # Chunk ends in every row of the batch, counted over the flattened batch.
     chunk_ends = torch.arange(1, max(1, -(-seqlen // chunk_size)), device=x.device) * chunk_size
     chunk_ends = chunk_ends + torch.arange(batch, device=x.device)[:, None] * seqlen
-    cuts = chunk_ends.flatten()
-    if track_end_locs is not None:
-        cuts = torch.cat([cuts, track_end_locs.to(cuts)])
+    packed = (x.flatten(0, 1), step.flatten(0, 1), A, B.flatten(0, 1))
     scan = scan_packed(
-        x.flatten(0, 1),
-        step.flatten(0, 1),
-        A,
-        B.flatten(0, 1),
-        C.flatten(0, 1),
-        bounds,
-        initial=initial_states,
-        extra_cuts=cuts,
+        *packed, C.flatten(0, 1), bounds, initial=initial_states, extra_cuts=chunk_ends.flatten()
     )
     _finish_output(out, scan.y.view(x.shape), x, D, z)
 
@@ -113,7 +104,7 @@ def mamba_chunk_scan_combined(
     if return_track_states:
         track = None
         if track_seq_idx is not None and track_end_locs is not None and len(track_end_locs):
-            track = scan.state_at(track_seq_idx, track_end_locs).to(dtype)[None]
+            track = states_inside(scan, *packed, track_seq_idx, track_end_locs).to(dtype)[None]
         return intermediate, last, track
     asked = [intermediate] if return_intermediate_states else []
     asked += [final] if return_final_states else []

@@ -149,6 +149,50 @@ def scan_packed(
     return result
 
 
+def states_inside(
+    scan: PackedScan,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    sequence: Tensor,
+    position: Tensor,
+) -> Tensor:
+    """States of given sequences after the batch's first ``position`` tokens, at any of theirs.
+
+    From the last end of a piece on, where the position is no cut: to ask changes nothing of what
+    the scan itself gives.
+
+    Args:
+        scan: what `scan_packed` gave for ``x, dt, A, B``, in the shapes that it takes them in.
+        sequence, position: ``(n,)`` integers, each position one of its sequence, its start and its
+            end included.
+
+    Returns:
+        ``(n, nheads, headdim, dstate)`` float32.
+    """
+    sequence, position = sequence.long(), position.long()
+    pieces = torch.searchsorted(scan.ends, position, right=True)
+    # A sequence's start is a cut as well, at which its initial state is the one to go on from.
+    first = torch.nn.functional.pad(scan.ends, (1, 0))[pieces]
+    inside = first > scan.starts[sequence]
+    states = scan.initial[sequence]
+    states[inside] = scan.states[pieces[inside] - 1]
+    width = int((position - first).max()) if len(position) else 0
+    if not width:
+        return states
+    rows = first[:, None] + torch.arange(width, device=first.device)
+    real = rows < position[:, None]
+    rows = torch.where(real, rows, 0)
+    # The step of what fills a short one up is zero, and so is the rest: 0 * NaN would be NaN.
+    x, dt, B = (
+        torch.where(real.view(*real.shape, *[1] * (t.dim() - 1)), t[rows].float(), 0.0)
+        for t in (x, dt, B)
+    )
+    part = _Block(x, dt, A, B, B)
+    return torch.addcmul(part.contribution(), states, part.decay_whole)
+
+
 def _check_shapes(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, bounds: Tensor) -> None:
     tokens, nheads, _ = x.shape
     expected = {"dt": (tokens, nheads), "A": (nheads,), "C": tuple(B.shape)}
