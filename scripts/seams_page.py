@@ -13,9 +13,9 @@ _HEAD = """\
 # What is touched in SGLang
 
 Written by `python scripts/seams_page.py > docs/seams.md` from the tables in `seams/table.py`,
-`seams/tree.py`, `cpu/kernels.py`, `cpu/surroundings.py` and `cpu/replacements.py`; change those.
-Before a model is loaded, each row is checked: that it exists, and that its parameters are those
-shown.
+`seams/forward.py`, `seams/tree.py`, `cpu/kernels.py`, `cpu/surroundings.py` and
+`cpu/replacements.py`; change those. Before a model is loaded, each row is checked: that it exists,
+and that its parameters are those shown.
 [develop.md](develop.md#when-sglang-changes) says what to do when SGLang changes."""
 
 _WITHOUT_ACCELERATOR = """\

@@ -14,11 +14,6 @@ import pytest
 import sglang
 import torch
 from marconi_kernels import Encoding
-from sglang.srt.configs import lfm2, qwen3_next, zaya
-from sglang.srt.configs.lfm2 import Lfm2Config
-from sglang.srt.configs.qwen4_exp import Qwen4ExpTextConfig
-from sglang.srt.configs.zaya import ZayaConfig
-from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
 from sglang.srt.mem_cache.memory_pool import MambaPool
 from sglang.srt.mem_cache.ple_state_pool import NGramPool, ShortConvPool
 from sglang_marconi.cache import memory_split
@@ -28,51 +23,15 @@ from sglang_marconi.cache.slot_states import slot_bytes, state_layout
 from sglang_marconi.compatibility import UnsupportedConfiguration
 from sglang_marconi.pool import CheckpointStore, store_size
 from sglang_marconi.settings.schema import Settings
+from support.slot_models import EOS, LFM2, PLE, ZAYA, configurator, one_rank, qwen4_exp
 
-SLOTS, EOS = 4, 5
+SLOTS = 4
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SGLang's config classes ask how many there are."""
-    parallel = SimpleNamespace(tp_size=1, attn_tp_size=1)
-    for module in (lfm2, qwen3_next, zaya):
-        monkeypatch.setattr(module, "get_parallel", lambda: parallel)
-    monkeypatch.setattr(qwen3_next, "linear_attn_tp_size", lambda: 1)
-
-
-def qwen4_exp(**ple: Any) -> Qwen4ExpTextConfig:
-    return Qwen4ExpTextConfig(
-        hidden_size=32,
-        num_hidden_layers=4,
-        layer_types=["linear_attention"] * 3 + ["full_attention"],
-        linear_num_key_heads=2,
-        linear_num_value_heads=4,
-        linear_key_head_dim=16,
-        linear_value_head_dim=40,
-        hc_count=2,
-        eos_token_id=EOS,
-        **ple,
-    )
-
-
-# The second layer and the last, which has no recurrent state.
-PLE = {"ple_layer_ids": [2, 4], "ngram_size": 3, "ple_conv_kernel_size": 4}
-
-
-def configurator(config: Any) -> Any:
-    """What SGLang sizes and builds its pools with, as far as it is asked here."""
-    sized = SimpleNamespace(
-        mambaish_config=config,
-        layer_info=SimpleNamespace(start_layer=0, end_layer=config.num_hidden_layers),
-        attn_dp_size=1,
-        _calculate_mamba_ratio=lambda: 1,
-    )
-    sized._get_ple_req_pool_kwargs = lambda: KVCacheConfigurator._get_ple_req_pool_kwargs(
-        sized  # type: ignore[arg-type]
-    )
-    return sized
+def _one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    one_rank(monkeypatch)
 
 
 def slots_of(config: Any, **options: Any) -> MambaPool:
@@ -153,10 +112,8 @@ MODELS: dict[str, Callable[[], MambaPool]] = {
     "qwen4-exp, PLE": lambda: slots_of(qwen4_exp(**PLE)),
     "qwen4-exp, PLE, replayed": lambda: slots_of(qwen4_exp(**PLE), enable_linear_replayssm=True),
     "qwen4-exp, PLE, drafts": lambda: slots_of(qwen4_exp(**PLE), speculative_num_draft_tokens=3),
-    "zaya": lambda: slots_of(ZayaConfig(num_hidden_layers=4, hidden_size=96, head_dim=16)),
-    "lfm2": lambda: slots_of(
-        Lfm2Config(hidden_size=64, layer_types=["conv", "full_attention", "conv"])
-    ),
+    "zaya": lambda: slots_of(ZAYA),
+    "lfm2": lambda: slots_of(LFM2),
 }
 
 

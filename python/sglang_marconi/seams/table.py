@@ -6,6 +6,7 @@ without an accelerator is in ``cpu.replacements``, in the same form.
 
 from __future__ import annotations
 
+from sglang_marconi.seams.forward import FORWARD_SEAMS
 from sglang_marconi.seams.seam import Kind, Seam
 from sglang_marconi.seams.tree import TREE_SEAMS
 
@@ -37,10 +38,10 @@ SELECT_ADMISSION = Seam(
     "self, req, total_tokens, host_hit_length, swa_host_hit_length, truncation_align_size, "
     "has_chunked_req",
     Kind.AROUND,
-    "end a first chunk on the branch",
+    "end a first chunk on the branch, where states cannot be taken inside a pass",
 )
 ADD_CHUNKED = Seam(
-    f"{_ADDER}.add_chunked_req", "self, req", Kind.AROUND, "end a later chunk on the branch"
+    f"{_ADDER}.add_chunked_req", "self, req", Kind.AROUND, "end a later chunk on the branch, too"
 )
 COMMIT_ADMISSION = Seam(
     f"{_ADDER}._commit_prefill_admission",
@@ -64,7 +65,19 @@ RUN_BATCH = Seam(
     f"{_SCHEDULER}.run_batch",
     "self, batch, pp_proxy_tensors",
     Kind.BEFORE,
-    "what each tracking slot holds",
+    "what each tracking slot holds; which states the pass is to take",
+)
+FORWARD = Seam(
+    f"{_SRT}.managers.tp_worker.TpModelWorker.forward_batch_generation",
+    "self, batch, ...",
+    Kind.AROUND,
+    "a pass takes its states, on its stream",
+)
+RESULT = Seam(
+    f"{_SCHEDULER}.process_batch_result",
+    "self, batch, result",
+    Kind.BEFORE,
+    "the states of the pass may land",
 )
 UPDATES = Seam(
     f"{_INTERNAL_STATE}.SchedulerInternalStateController._update_handlers",
@@ -82,7 +95,7 @@ SLOTS_OF_A_REQUEST = Seam(
     f"{_CONFIGURATOR}._calculate_mamba_ratio",
     "self",
     Kind.AROUND,
-    "slots that a request needs then; called to know those it needs otherwise",
+    "slots that a request needs; called to know those it needs otherwise",
 )
 STATE_POOLS = Seam(
     f"{_POOLS}.HybridReqToTokenPool._init_mamba_pool",
@@ -113,6 +126,8 @@ _HOOKS = (
     TRACK_GRID,
     DECODE,
     RUN_BATCH,
+    FORWARD,
+    RESULT,
     UPDATES,
     SIZE_STATES,
     SLOTS_OF_A_REQUEST,
@@ -122,7 +137,15 @@ _HOOKS = (
     SET_STATE,
 )
 
+_REGISTRY = f"{_SRT}.plugins.hook_registry.HookRegistry"
 _OTHERS = (
+    Seam(f"{_REGISTRY}._hooks", None, Kind.READ, "whether an operation is replaced, on a CPU"),
+    Seam(
+        f"{_REGISTRY}._patched",
+        None,
+        Kind.WRITE,
+        "hooks around what is replaced are applied, though it was patched before",
+    ),
     Seam(
         f"{_SRT}.mem_cache.registry.register_radix_cache_backend",
         "name, factory",
@@ -236,4 +259,4 @@ _OTHERS = (
     Seam(f"{_KV_EVENTS}._namespace_seed", "self, node", Kind.CALL, "the namespace of that block"),
 )
 
-SEAMS = (*_HOOKS, *_OTHERS, *TREE_SEAMS)
+SEAMS = (*_HOOKS, *FORWARD_SEAMS, *_OTHERS, *TREE_SEAMS)

@@ -1,0 +1,1 @@
+"""What is taken inside SGLang's kernels: `support/interpreted.py` collects `*_triton.py`."""
