@@ -56,7 +56,7 @@ class Watched:
         self.contender.request(tokens)
         start = time.perf_counter()
         if self.observer is not None:
-            self.observer.emit(Prompted(len(tokens), 0, 0, None, uncut=False))
+            self.observer.emit(Prompted(len(tokens), 0, 0, None))
         self.contender.times[-1] += time.perf_counter() - start
 
 

@@ -61,13 +61,26 @@ def _lacks_one_token_pages(args: Any) -> bool:
     return args.mamba_radix_cache_strategy == "no_buffer" and (args.page_size or 1) > 1
 
 
+def cuts_prefills(config: Any) -> bool:
+    """Whether prefills are cut at branch points, as no states can be had inside their passes.
+
+    ``config``: the model's, as SGLang has it. It is so with Ling's ``linear_backend: minimax``,
+    which has a kernel of its own for each prompt of a pass.
+    """
+    return getattr(config, "linear_backend", None) == "minimax"
+
+
+def _cuts_prefills(args: Any) -> bool:
+    return cuts_prefills(getattr(_model_config(args), "hf_config", None))
+
+
 def _tracks_wrong_states(args: Any) -> bool:
-    """Whether SGLang files the state of a chunk's end under an earlier token."""
-    config = getattr(_model_config(args), "hf_config", None)
-    return (
-        args.mamba_radix_cache_strategy != "no_buffer"
-        and getattr(config, "linear_backend", None) == "minimax"
-    )
+    """Whether SGLang files the state of a chunk's end under an earlier token.
+
+    With KV pages of one token it tracks none.
+    """
+    tracks = args.mamba_radix_cache_strategy != "no_buffer" and (args.page_size or 1) > 1
+    return tracks and _cuts_prefills(args)
 
 
 def check_version() -> None:
@@ -170,19 +183,13 @@ REFUSALS = (
     ),
     Refusal(
         "--enable-deterministic-inference",
-        lambda args: bool(args.enable_deterministic_inference),
-        "a prefill cut at a branch point does not end on its tiles",
+        lambda args: bool(args.enable_deterministic_inference) and _cuts_prefills(args),
+        "with a model's linear_backend minimax prefills are cut at branch points, off its tiles",
     ),
     Refusal(
         "--pp-size",
         lambda args: args.pp_size > 1,
-        "a branch is cut for one pipeline stage at a time only",
-    ),
-    Refusal(
-        "SGLANG_OPT_MAMBA_SKIP_DECODE_LOCK",
-        lambda _: _is_set("SGLANG_OPT_MAMBA_SKIP_DECODE_LOCK"),
-        "the state that a cut request goes on from could be evicted before it is copied",
-        "unset it",
+        "that all stages keep and evict alike is not made sure of yet",
     ),
     Refusal(
         "SGLANG_ENABLE_POST_CAPTURE_KV_SIZING",
@@ -204,10 +211,10 @@ REFUSALS = (
         "choose an --attention-backend that takes such pages, such as triton",
     ),
     Refusal(
-        "a model with linear_backend minimax and --mamba-radix-cache-strategy extra_buffer",
+        "a model with linear_backend minimax and --page-size above 1",
         _tracks_wrong_states,
         "SGLang's backend of that name files states under tokens that they do not belong to",
-        "pass --mamba-radix-cache-strategy no_buffer --disable-overlap-schedule",
+        "pass --page-size 1",
     ),
 )
 

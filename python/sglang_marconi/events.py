@@ -25,7 +25,7 @@ class Reason(StrEnum):
     END = "end"
     """The last token of a request."""
     TRACKED = "tracked"
-    """Near the last token, where SGLang tracked a state: the last one's could not be kept."""
+    """Before the last token, whose state could not be kept."""
 
 
 class Refusal(StrEnum):
@@ -35,6 +35,8 @@ class Refusal(StrEnum):
     """What would have to go for it is worth more."""
     ROOM = "room"
     """Nothing may go: all is in use."""
+    INCOMPLETE = "incomplete"
+    """A pass has not written all that it consists of."""
 
 
 class What(StrEnum):
@@ -129,15 +131,13 @@ class Prompted(NamedTuple):
     """A request begins to be computed.
 
     ``shared``: tokens of its prompt whose KV the tree has; ``hit``: those of them that are
-    reused, up to the checkpoint at ``resumed``. ``uncut``: its prefill runs over the branch point
-    that it should have left a checkpoint at.
+    reused, up to the checkpoint at ``resumed``.
     """
 
     tokens: int
     shared: int
     hit: int
     resumed: PrefixNode | None
-    uncut: bool
 
 
 class Timed(NamedTuple):

@@ -14,7 +14,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sglang_marconi import cpu
-from sglang_marconi.compatibility import BACKEND, attention_ranks, check_arguments, check_version
+from sglang_marconi.compatibility import (
+    BACKEND,
+    attention_ranks,
+    check_arguments,
+    check_version,
+    cuts_prefills,
+)
 from sglang_marconi.seams import (
     IncompatibleSGLang,
     apply_hooks,
@@ -66,12 +72,14 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     from sglang.srt.arg_groups.overrides import resolving_view
     from sglang.srt.mem_cache.registry import create_unified_radix_cache
 
-    from sglang_marconi.cache.branch_cut import cut_admission, cut_continuation
+    from sglang_marconi.cache.branch_cut import BranchCut
     from sglang_marconi.cache.live_policy import LivePolicy
     from sglang_marconi.cache.live_settings import add_updates
+    from sglang_marconi.cache.pass_states import PassStates
     from sglang_marconi.cache.pricing import price_config, with_pools
     from sglang_marconi.cache.radix_cache import MarconiRadixCache, choose_components, has_store
     from sglang_marconi.cache.tracked_states import TrackedStates
+    from sglang_marconi.forward.install import install
     from sglang_marconi.observe.build import Listeners
     from sglang_marconi.observe.requests import Admissions
     from sglang_marconi.settings.handover import settings_from_resolved
@@ -90,12 +98,25 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     listeners = Listeners(settings, params)
     policy = LivePolicy(settings, cost, params, listeners.observer)
     tracked = TrackedStates()
-    choose_components(params, policy.eviction, policy.tuning, listeners.observer, tracked=tracked)
-    hook(table.SELECT_ADMISSION, cut_admission)
-    hook(table.ADD_CHUNKED, cut_continuation)
+    passing = PassStates(pool, inside=not cuts_prefills(ctx.model_config.hf_config))
+    choose_components(
+        params,
+        policy.eviction,
+        policy.tuning,
+        listeners.observer,
+        tracked=tracked,
+        passing=passing,
+    )
+    install()
+    cut = BranchCut(passing)
+    hook(table.SELECT_ADMISSION, cut.admission)
+    hook(table.ADD_CHUNKED, cut.continuation)
     hook(table.TRACK_GRID, _track_every_page)
     hook(table.DECODE, tracked.before_decode)
     hook(table.RUN_BATCH, tracked.launched)
+    hook(table.RUN_BATCH, passing.plan)
+    hook(table.FORWARD, passing.run)
+    hook(table.RESULT, passing.read)
     hook(table.UPDATES, partial(add_updates, policy))
     if listeners.observer is not None:
         admissions = Admissions(listeners.observer)
@@ -127,6 +148,17 @@ def stream_of_requests(ctx: TreeCacheBuildContext) -> torch.cuda.Stream | None:
     return runner.forward_stream if apart else None
 
 
+def strategy_of_requests(args: Any) -> str:
+    """SGLang's strategy, by which it gives each running request slots to track states in.
+
+    With KV pages of one token nothing reads them: a reply's last state is at its last token, and
+    those inside prompts are taken in passing.
+    """
+    given: str = args.mamba_radix_cache_strategy
+    # Decode context parallelism widens the pages that the tree has.
+    return given if args.page_size * args.dcp_size > 1 else "no_buffer"
+
+
 def _track_every_page(original: Callable[[int], int], tree_page: int) -> int:
     """With larger KV pages, keep the state of the last whole one rather than of a coarser grid.
 
@@ -145,20 +177,30 @@ def _hook_if_chosen(_result: object, server_args: Any, *, role: str, **_: Any) -
     if args.radix_cache_backend != BACKEND:
         return
     settings = settings_from_resolved(args.radix_eviction_policy_config)
-    if settings.has_store and role == "scheduler":
-        _hook_memory(settings)
+    if role == "scheduler":
+        from sglang_marconi.cache.memory_split import spared_slots
+
+        spared = spared_slots(
+            server_args.mamba_radix_cache_strategy,
+            tracks=args.mamba_radix_cache_strategy != "no_buffer",
+            overlap=not args.disable_overlap_schedule,
+        )
+        _hook_memory(settings, spared)
     if settings.inspect:
         _hook_inspection(role)
 
 
-def _hook_memory(settings: Settings) -> None:
+def _hook_memory(settings: Settings, spared: int) -> None:
     """The hooks of ``cache.memory_split``."""
-    from sglang_marconi.cache.memory_split import StoreBuilder
+    from sglang_marconi.cache.memory_split import SlotsOfRequests, StoreBuilder
 
-    store = StoreBuilder(settings)
-    hook(table.SIZE_STATES, store.split)
-    hook(table.SLOTS_OF_A_REQUEST, store.slots_of_a_request)
-    hook(table.STATE_POOLS, store.build_pool)
+    if settings.has_store:
+        store = StoreBuilder(settings, spared)
+        hook(table.SIZE_STATES, store.split)
+        hook(table.SLOTS_OF_A_REQUEST, store.slots_of_a_request)
+        hook(table.STATE_POOLS, store.build_pool)
+    else:
+        hook(table.SLOTS_OF_A_REQUEST, SlotsOfRequests(spared).count)
     apply_hooks()
 
 
@@ -208,7 +250,10 @@ def _check_if_chosen(_result: None, server_args: Any) -> None:
     check_arguments(args)
     price_config(model_config_of(server_args).hf_config, settings, tp_size=attention_ranks(args))
     declare_resolution(
-        server_args, "sglang_marconi", radix_eviction_policy_config=to_resolved(settings)
+        server_args,
+        "sglang_marconi",
+        radix_eviction_policy_config=to_resolved(settings),
+        mamba_radix_cache_strategy=strategy_of_requests(args),
     )
 
 

@@ -4,7 +4,7 @@
     python scripts/examples/few_shot.py [--url http://127.0.0.1:30000]
 
 Nobody says which part of the prompt is shared. The second question shows where the prompts part;
-its prefill is cut there and the state kept, so from the third one on the examples are reused.
+the pass over it leaves the state there, so from the third one on the examples are reused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Step: time to first token under memory pressure, the cost of a cut, time between tokens.
+"""Step: time to first token under memory pressure, what a branch point adds, time between tokens.
 
 Two servers of the same model and memory, SGLang's default cache and this backend, answer the same
 requests in turns, so that whatever else the machine does hits both alike.
@@ -44,8 +44,8 @@ class Scale(NamedTuple):
     kv_tokens: int
     states: int
     rounds: int
-    cut_prompt: int
-    cuts: int
+    branch_prompt: int
+    branches: int
     decoded: int
 
 
@@ -69,14 +69,14 @@ class Findings:
 
     def __init__(self) -> None:
         self.rounds: dict[str, list[Round]] = {name: [] for name in SERVERS}
-        self.cuts: dict[str, list[float]] = {}
+        self.branches: dict[str, list[float]] = {}
         self.decode: dict[str, dict[int, float]] = {name: {} for name in SERVERS}
 
     def leave(self) -> None:
         """Write them."""
-        lines = [*ttft_lines(self.rounds), *cut_lines(self.cuts), *decode_lines(self.decode)]
+        lines = [*ttft_lines(self.rounds), *branch_lines(self.branches), *decode_lines(self.decode)]
         rounds = {name: [one._asdict() for one in many] for name, many in self.rounds.items()}
-        leave(lines, {"rounds": rounds, "cuts": self.cuts, "decode": self.decode})
+        leave(lines, {"rounds": rounds, "branches": self.branches, "decode": self.decode})
 
 
 def main() -> None:
@@ -104,7 +104,7 @@ def main() -> None:
                 longest = time.monotonic() - begun
                 findings.leave()
                 if number == 0:
-                    measure_cuts(urls, scale, vocabulary, findings)
+                    measure_branches(urls, scale, vocabulary, findings)
                     measure_decode(urls, scale, vocabulary, findings)
     except ServerFailedError as error:
         sys.exit(str(error))
@@ -166,38 +166,38 @@ def pairs(scale: Scale, vocabulary: list[int], seed: int) -> Iterator[TraceReque
     """Prompts in threes: one, another that begins with the first half of it, a third unlike both.
 
     Nothing can be reused of the second, and it is as long as the third; but it leaves the first
-    one at a branch point, where its prefill is cut.
+    one with a branch point, at which its pass leaves a state.
     """
     random = Random(seed)
-    half = scale.cut_prompt // 2
+    half = scale.branch_prompt // 2
 
     def draw() -> list[int]:
         return random.choices(vocabulary, k=half)
 
-    for number in range(scale.cuts):
+    for number in range(scale.branches):
         shared = draw()
         for kind, prompt in (
             ("first", shared + draw()),
-            ("cut", shared + draw()),
+            ("branch", shared + draw()),
             ("whole", draw() + draw()),
         ):
             tokens, reply = Tokens.plain(prompt), Tokens.plain(vocabulary[:1])
             yield TraceRequest(f"{kind}-{seed}-{number}", 0, 0.0, tokens, reply)
 
 
-def measure_cuts(
+def measure_branches(
     urls: dict[str, str], scale: Scale, vocabulary: list[int], findings: Findings
 ) -> None:
-    """How much longer a prompt's first token takes when its prefill is cut once."""
+    """How much longer a prompt's first token takes when its pass leaves a state inside it."""
     for name, url in urls.items():
         servers.flush(url)
         records = ask(url, list(pairs(scale, vocabulary, seed=3)), 1)
         of = {
             kind: first_token_times(r for r in records if r.session_id.startswith(kind))
-            for kind in ("cut", "whole")
+            for kind in ("branch", "whole")
         }
-        findings.cuts[name] = [
-            cut - whole for cut, whole in zip(of["cut"], of["whole"], strict=True)
+        findings.branches[name] = [
+            branch - whole for branch, whole in zip(of["branch"], of["whole"], strict=True)
         ]
     findings.leave()
 
@@ -274,13 +274,13 @@ def ratios_of(rounds: dict[str, list[Round]]) -> list[float]:
     ]
 
 
-def cut_lines(cuts: dict[str, list[float]]) -> list[str]:
-    """The second sight of a prefix, which is where a prefill is cut, beside a new prompt."""
+def branch_lines(branches: dict[str, list[float]]) -> list[str]:
+    """The second sight of a prefix, where a pass leaves a state, beside a new prompt."""
     return [
-        f"- A cut ({name}; {len(differences)} prompts whose first half was seen once, beside "
-        f"new ones of the same length): {_ms(median(differences), '+')} to the first token "
+        f"- A branch point ({name}; {len(differences)} prompts whose first half was seen once, "
+        f"beside new ones of the same length): {_ms(median(differences), '+')} to the first token "
         f"({_ms(min(differences), '+')} to {_ms(max(differences), '+')})."
-        for name, differences in cuts.items()
+        for name, differences in branches.items()
     ]
 
 

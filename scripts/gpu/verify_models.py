@@ -18,6 +18,9 @@ from gpu.findings import leave, step_folder
 
 # Enough for verify's workloads, few enough that what it evicts comes back.
 _MEMORY = (*("--max-total-tokens", "65536"), *("--max-mamba-cache-size", "96"))
+INCOMPLETE = "parts of its states unwritten"
+"""What a server's log says of a pass in which an operation has taken no states."""
+
 _VERDICTS = {0: "reuse changes no answer", 1: "DIFFERS", 2: "could not say"}
 
 
@@ -71,7 +74,8 @@ def ask(model: Model, folder: Path) -> Found:
     try:
         path = build(folder / f"{name}-model")
         with servers.server(path, *arguments, name=name) as server:
-            return verify(server.url, folder / f"{name}-differs.json", folder / f"{name}.err")
+            found = verify(server.url, folder / f"{name}-differs.json", folder / f"{name}.err")
+            return found if found.is_bad else whole(found, server.log_path)
     except ServerFailedError as error:
         print(error, flush=True)
         return Found(2, f"the server did not start: {_reason(str(error))}", {})
@@ -96,6 +100,12 @@ def verify(url: str, reproduction: Path, errors: Path) -> Found:
     said = _VERDICTS.get(done.returncode, f"exit status {done.returncode}")
     why = report.get("summary") or errors.read_text().strip().splitlines()[-1:]
     return Found(done.returncode, f"{said} ({''.join(why)})", report)
+
+
+def whole(found: Found, log: Path) -> Found:
+    """What was found, unless passes left states incomplete: then nothing was taken inside them."""
+    lines = [line for line in log.read_text().splitlines() if INCOMPLETE in line]
+    return Found(1, f"states INCOMPLETE: {lines[0]}", found.report) if lines else found
 
 
 def _reason(text: str) -> str:

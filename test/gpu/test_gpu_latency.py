@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from gpu.latency import CPU, OURS, STOCK, Round, cut_lines, pairs, ratios_of, ttft_lines
+from gpu.latency import CPU, OURS, STOCK, Round, branch_lines, pairs, ratios_of, ttft_lines
 from gpu.traffic import Conversations
 
 VOCABULARY = list(range(100, 1100))
@@ -34,20 +34,20 @@ def test_without_a_round_there_is_no_number() -> None:
     assert ttft_lines({STOCK: [played(1.0, 1.0)], OURS: []}) == ["No round was finished."]
 
 
-def test_a_cut_is_what_the_cut_prompt_takes_longer() -> None:
-    (line,) = cut_lines({OURS: [0.002, 0.003, 0.010]})
+def test_a_branch_is_what_its_prompt_takes_longer() -> None:
+    (line,) = branch_lines({OURS: [0.002, 0.003, 0.010]})
     assert "+3.0 ms to the first token (+2.0 ms to +10.0 ms)" in line
 
 
-def test_cut_prompts_share_one_half_and_are_as_long_as_whole_ones() -> None:
+def test_branching_prompts_share_one_half_and_are_as_long_as_whole_ones() -> None:
     requests = list(pairs(CPU, VOCABULARY, seed=1))
-    assert len(requests) == 3 * CPU.cuts
-    for first, cut, whole in zip(*[iter(requests)] * 3, strict=True):
-        one, two, three = ([int(t) for t in r.prompt.ids] for r in (first, cut, whole))
-        half = CPU.cut_prompt // 2
+    assert len(requests) == 3 * CPU.branches
+    for first, branch, whole in zip(*[iter(requests)] * 3, strict=True):
+        one, two, three = ([int(t) for t in r.prompt.ids] for r in (first, branch, whole))
+        half = CPU.branch_prompt // 2
         assert one[:half] == two[:half]
         assert one[half:] != two[half:]
-        assert len(two) == len(three) == CPU.cut_prompt
+        assert len(two) == len(three) == CPU.branch_prompt
         assert three[:half] != one[:half]
 
 

@@ -75,13 +75,13 @@ def watched() -> Watched:
 def test_requests(watched: Watched) -> None:
     node = watched.store(30)
     watched.reform(node, 1)
-    watched.observer.emit(Prompted(tokens=100, shared=50, hit=30, resumed=node, uncut=True))
-    watched.observer.emit(Prompted(tokens=10, shared=0, hit=0, resumed=None, uncut=False))
+    watched.observer.emit(Prompted(tokens=100, shared=50, hit=30, resumed=node))
+    watched.observer.emit(Prompted(tokens=10, shared=0, hit=0, resumed=None))
     found = {
         name: watched.value(f"{name}_total")
         for name in (
             *("prompt_tokens", "hit_tokens", "recomputed_tokens"),
-            *("prompt_flops", "saved_flops", "uncut_branches"),
+            *("prompt_flops", "saved_flops"),
         )
     }
     # Every token costs one FLOP in this model.
@@ -91,7 +91,6 @@ def test_requests(watched: Watched) -> None:
         "recomputed_tokens": 20,
         "prompt_flops": 110,
         "saved_flops": 30,
-        "uncut_branches": 1,
     }
     assert watched.value("checkpoints_used_total", form="int8") == 1
 

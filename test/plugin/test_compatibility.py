@@ -65,7 +65,6 @@ def test_a_hybrid_model_is_accepted() -> None:
         ({"enable_pdmux": True}, "--enable-pdmux"),
         ({"enable_two_batch_overlap": True}, "--enable-two-batch-overlap"),
         ({"dllm_algorithm": "x"}, "--dllm-algorithm"),
-        ({"enable_deterministic_inference": True}, "--enable-deterministic-inference"),
         ({"pp_size": 2}, "--pp-size"),
         ({"mamba_radix_cache_strategy": "no_buffer"}, "--page-size"),
         ({"uses_mamba_radix_cache": False}, "some/model"),
@@ -76,9 +75,7 @@ def test_what_cannot_be_honoured_is_named(changed: dict[str, Any], named: str) -
         check_arguments(arguments(**changed))
 
 
-@pytest.mark.parametrize(
-    "name", ["SGLANG_OPT_MAMBA_SKIP_DECODE_LOCK", "SGLANG_ENABLE_POST_CAPTURE_KV_SIZING"]
-)
+@pytest.mark.parametrize("name", ["SGLANG_ENABLE_POST_CAPTURE_KV_SIZING"])
 def test_a_switch_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "0")
     check_arguments(arguments())
@@ -106,6 +103,20 @@ def test_states_that_sglang_files_wrongly_are_named(monkeypatch: pytest.MonkeyPa
     check_arguments(arguments(mamba_radix_cache_strategy="no_buffer", page_size=1))
     config.hf_config.linear_backend = "seg_la"
     check_arguments(arguments())
+
+
+def test_only_prefills_that_are_cut_do_not_go_with_determinism(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = SimpleNamespace(hf_config=SimpleNamespace(linear_backend="minimax"))
+    monkeypatch.setattr(model_override_base, "model_config_of", lambda _: config)
+    given = arguments(
+        enable_deterministic_inference=True, mamba_radix_cache_strategy="no_buffer", page_size=1
+    )
+    with pytest.raises(UnsupportedConfiguration, match="--enable-deterministic-inference"):
+        check_arguments(given)
+    config.hf_config.linear_backend = "seg_la"
+    check_arguments(given)
 
 
 def test_what_is_refused_is_there_in_sglang() -> None:

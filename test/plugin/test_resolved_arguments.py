@@ -28,7 +28,7 @@ STRATEGY = "--mamba-radix-cache-strategy"
 NO_BUFFER = (STRATEGY, "no_buffer")
 NO_OVERLAP = "--disable-overlap-schedule"
 # Set for all, and refused where our backend is chosen.
-SWITCH = "SGLANG_OPT_MAMBA_SKIP_DECODE_LOCK"
+SWITCH = "SGLANG_ENABLE_POST_CAPTURE_KV_SIZING"
 CHOSEN = ("--radix-cache-backend", "marconi")
 
 LFM2 = {

@@ -199,7 +199,7 @@ def test_what_is_attached_and_not_known_is_named() -> None:
     slots = slots_of(qwen4_exp(**PLE))
     slots.register_slot_state(Novel())
     pool = SimpleNamespace(mamba_pool=slots, mamba_ckpt_pool=None)
-    builder = StoreBuilder(Settings(checkpoint_memory=0.5))
+    builder = StoreBuilder(Settings(checkpoint_memory=0.5), spared=0)
     builder._split = memory_split.MemorySplit(active_slots=2, store_bytes=1_000_000)
     with pytest.raises(UnsupportedConfiguration, match=r"attaches a Novel.*share the slots"):
         builder.build_pool(None, pool)
@@ -253,7 +253,7 @@ def test_kv_has_the_same_room_when_pools_are_sized_again(monkeypatch: pytest.Mon
     def sized(_: Any, memory_gib: float) -> float:
         return memory_gib - (schedule.max_mamba_cache_size + 1) * per_slot
 
-    builder = StoreBuilder(Settings(checkpoint_memory=0.5))
+    builder = StoreBuilder(Settings(checkpoint_memory=0.5), spared=0)
     left = [builder.split(sized, configurator(config), 1.0) for _ in range(2)]
     assert schedule.max_mamba_cache_size == 10
     assert left[0] == pytest.approx(left[1], abs=1e-12)

@@ -133,7 +133,9 @@ def test_the_memory_saver_has_the_store(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(memory_split.TorchMemorySaverAdapter, "create", create)
     features = SimpleNamespace(enable_memory_saver=True)
     monkeypatch.setattr(memory_split, "get_exec", lambda: SimpleNamespace(features=features))
-    builder = memory_split.StoreBuilder(Settings(checkpoint_memory=0.5, host_memory="1MB"))
+    builder = memory_split.StoreBuilder(
+        Settings(checkpoint_memory=0.5, host_memory="1MB"), spared=0
+    )
     builder._split = memory_split.MemorySplit(active_slots=2, store_bytes=1_000_000)
     builder.build_pool(None, pool)
     assert asked == [True]

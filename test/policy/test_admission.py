@@ -14,7 +14,7 @@ from sglang_marconi.policy.admission import (
     PrefixMatch,
     branch_point,
     chunk_end,
-    is_worth_a_cut,
+    is_worth_its_room,
     last_token,
 )
 from sglang_marconi.policy.eviction import SharedBudgetEviction
@@ -26,14 +26,14 @@ from sglang_marconi.traces.tokens import Tokens
 pages = st.sampled_from([1, 2, 16, 64])
 lengths = st.integers(min_value=0, max_value=5000)
 PAPER = preset("paper-7b")
-# However little a branch saves, it is worth a pass that takes no time.
+# However little a hit saves, it shows beside a pass that takes no time.
 FREE_PASSES = replace(PAPER, pass_flops=0.0)
 TOKENS = token_length_cost(state_bytes=1, kv_bytes_per_token=1)
 
 
 def least(cost: ModelCost, above: int = 0) -> int:
-    """The fewest tokens below a checkpoint for which a prefill is cut."""
-    return next(more for more in range(1, 5000) if is_worth_a_cut(above, above + more, cost))
+    """The fewest tokens below a checkpoint that get another."""
+    return next(more for more in range(1, 5000) if is_worth_its_room(above, above + more, cost))
 
 
 @given(lengths, lengths, pages)
@@ -63,7 +63,7 @@ def test_no_branch_where_a_prompt_continues_what_ended() -> None:
     ("cost", "tokens"),
     [
         # What an H100 computes in the time in which it reads a 16-bit model is a prefill of 295
-        # tokens, a tenth of which ten hits save; a little less where tokens do more than
+        # tokens, a tenth of which a hit has to save; a little less where tokens do more than
         # multiply with the weights.
         (PAPER, 30),
         (preset("nemotron-nano-9b-v2"), 30),
@@ -74,7 +74,7 @@ def test_no_branch_where_a_prompt_continues_what_ended() -> None:
         (TOKENS, 30),
     ],
 )
-def test_a_short_gain_is_not_worth_a_cut(cost: ModelCost, tokens: int) -> None:
+def test_a_short_gain_is_not_worth_its_room(cost: ModelCost, tokens: int) -> None:
     assert least(cost) == tokens
     for above in (0, 1000):
         gain = least(cost, above)
@@ -83,7 +83,7 @@ def test_a_short_gain_is_not_worth_a_cut(cost: ModelCost, tokens: int) -> None:
         assert branch_point(PrefixMatch(shared - 1, above, branches=True), 1, cost) is None
 
 
-def test_far_down_a_token_costs_more_so_that_fewer_are_worth_a_cut() -> None:
+def test_far_down_a_token_costs_more_so_that_fewer_are_worth_it() -> None:
     assert least(PAPER, 100_000) < least(PAPER)
     assert least(TOKENS, 100_000) == least(TOKENS)
 

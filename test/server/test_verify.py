@@ -29,7 +29,9 @@ _SMALL = (
     *("--max-mamba-cache-size", "64", "--max-running-requests", "8"),
 )
 # Where each mistake shows at once.
-_SHOWN_BY = dict.fromkeys(MISTAKES, "branching") | {"token ahead": "turns"}
+_SHOWN_BY = dict.fromkeys(MISTAKES, "branching") | dict.fromkeys(
+    ["token ahead", "wrong prefix"], "turns"
+)
 
 
 class Spoilt(NamedTuple):

@@ -141,6 +141,22 @@ def test_a_shared_prefix_is_reused_from_the_third_prompt_on() -> None:
     assert hits(build_cache("auto", COST, Budget(10_000), asked), asked) == [0, 0, 50]
 
 
+@pytest.mark.parametrize(("kv_tokens", "resumed"), [(151, 0), (152, 30)])
+def test_a_prompt_takes_the_kv_of_its_whole_pass_at_once(kv_tokens: int, resumed: int) -> None:
+    """Its first 50 tokens, which it computes again, and the 21 behind its branch point."""
+    shared, other = [1] * 50, list(range(100, 130))
+    asked = [
+        request(other, [2]),
+        request([*shared, 3], [4]),
+        request([*shared, *range(10, 31)], [5]),
+        request([*other, 6], [7]),
+    ]
+    states, kv = 4 * COST.state_bytes, COST.kv_bytes(kv_tokens)
+    budget = Budget(states + kv, states / (states + kv))
+    cache = build_cache("lru", replace(COST, pass_flops=0.0), budget, asked)
+    assert hits(cache, asked) == [0, 0, 0, resumed]
+
+
 def test_what_does_not_fit_is_not_kept_and_drives_nothing_out() -> None:
     small, large = request([1, 2, 3], [4, 5]), request(list(range(10, 200)), [6])
     asked = [small, large, request([1, 2, 3, 4, 5, 6], [7])]
@@ -221,7 +237,7 @@ def test_the_airline_trace_gives_what_an_independent_simulator_gave(
     policy: str, expected: tuple[float, ...]
 ) -> None:
     asked = list(read_trace(AIRLINE, limit=600))
-    # It cuts prefills at every branch point, however little is gained.
+    # It keeps a state at every branch point, however little is gained.
     cost = replace(preset("paper-7b"), pass_flops=0.0)
     for gigabytes, percent in zip((1, 2, 5, 10), expected, strict=False):
         setup = Setup("t", policy, "paper-7b", cost, Budget(gigabytes * 10**9))

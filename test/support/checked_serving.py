@@ -104,21 +104,34 @@ class CheckedServing(Serving):
     # ---- requests ----
 
     def chunk(self, flight: Flight, up_to: int) -> None:
-        at_branch = up_to == flight.req.mamba_branching_seqlen
-        locked, row, live = self.locked(flight), self.row(flight), self.live_slot(flight)
+        branch = flight.branch
+        passes = branch is not None and branch <= up_to
+        takes = passes and self.spares_a_slot()
+        locked, row = self.locked(flight), self.row(flight)
         free, evictable = self.states.available_size(), bool(self.expected.states())
         super().chunk(flight, up_to)
-        assert len(self.tree.evicted) == (at_branch and not free and evictable)
+        assert len(self.tree.evicted) == (takes and not free and evictable)
         self.replay_one_state()
-        if not at_branch and not flight.prefilled:
+        taken = takes and (free or evictable)
+        # Up to its last state, what a chunk computed enters the tree; all of it at a prompt's end.
+        whole = up_to if flight.prefilled else branch if taken else None
+        if whole is None:
             return
-        # Who leaves its state goes on in another slot; without one, no state is left.
-        state = live if at_branch and (free or evictable) else None
-        inserted = self.expected.whole(flight.prompt[:up_to])
-        had_it = self.expected.insert(inserted, row, state)
-        assert (self.live_slot(flight) != live) == (state is not None and not had_it)
+        inserted = self.expected.whole(flight.prompt[:whole])
+        self.expected.insert(inserted, row, None)
+        if taken:
+            assert branch is not None
+            at = self.expected.whole(flight.prompt[:branch])
+            value = self.tree.node_of(at).component_data[MAMBA].value
+            self.expected.insert(at, row, int(value))
         self.expected.locks.remove((locked, True))
         self.expected.locks.append((inserted, True))
+
+    def spares_a_slot(self) -> bool:
+        """Whether requests that may still start would have a slot to compute in, and another."""
+        each = 2 + self.tracking_slots
+        left = self.states.available_size() + len(self.expected.states())
+        return bool(left > each * (self.cfg.max_num_reqs - len(self.flights)))
 
     def finish(
         self,

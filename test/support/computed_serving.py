@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from unittest import mock
 
 import torch
 from sglang.srt.mem_cache.memory_pool import HybridReqToTokenPool
 from sglang.test.kits.unified_radix_cache.config import CacheConfig
+from sglang_marconi.forward.plan import PassPlan
 from sglang_marconi.policy.eviction import EvictionPolicy
 
 from support.tree_serving import Flight, Serving
@@ -38,8 +39,6 @@ class ComputedServing(Serving):
         with mock.patch.object(HybridReqToTokenPool, "_init_mamba_pool", build_slots):
             super().__init__(cfg, policy)
         assert bool(self.pool.mamba_pool._slot_siblings) == attached
-        # By request, how many tokens the state in its slot stands for.
-        self.computed: dict[int, int] = {}
 
     def add_store(self, pool: HybridReqToTokenPool) -> None:
         """Checkpoints share the slots here."""
@@ -82,7 +81,7 @@ class ComputedServing(Serving):
 
     def restore(self, flight: Flight) -> None:
         """What SGLang's model runner does before a pass of a request's prefill."""
-        kv, computed = flight.req.kv, self.computed[id(flight)]
+        kv, computed = flight.req.kv, flight.computed
         slot = kv.mamba_pool_idx.unsqueeze(0)
         if kv.mamba_cow_src_index is not None:
             self.copy(kv.mamba_cow_src_index, slot)
@@ -105,19 +104,18 @@ class ComputedServing(Serving):
     def begin(self, prompt: Sequence[int], *, evict_in_match: bool = False) -> Flight | None:
         flight = super().begin(prompt, evict_in_match=evict_in_match)
         if flight is not None:
-            start = flight.req.kv.cache_protected_len
-            assert (flight.req.kv.mamba_cow_src_index is None) == (start == 0)
-            self.computed[id(flight)] = start
+            assert (flight.req.kv.mamba_cow_src_index is None) == (flight.computed == 0)
             self.restore(flight)
         return flight
 
-    def chunk(self, flight: Flight, up_to: int) -> None:
-        if flight.req.kv.mamba_cow_src_index is not None:
-            # The tree has the slot that the last chunk ended in.
-            self.restore(flight)
-        self.compute(flight, flight.prompt[:up_to])
-        super().chunk(flight, up_to)
-        self.computed[id(flight)] = up_to
+    def compute_pass(self, flight: Flight, up_to: int) -> Callable[[PassPlan | None], None]:
+        def compute(plan: PassPlan | None) -> None:
+            if plan is not None:
+                for place, slot in zip(plan.places, plan.slots, strict=True):
+                    self.compute(flight, flight.prompt[: flight.computed + place.tokens], slot)
+            self.compute(flight, flight.prompt[:up_to])
+
+        return compute
 
     def decode(self, flight: Flight, reply: Sequence[int]) -> None:
         super().decode(flight, reply)

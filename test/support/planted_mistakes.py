@@ -11,22 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from asked_places import command_with
 from local_server import Process
 from sglang_marconi.cache.mamba_component import MarconiMambaComponent
+from sglang_marconi.forward.plan import PassPlan
 
 from support.forked_server import ForkedServer
 
 FILE = "PLANTED_MISTAKE"
-MISTAKES = ("wrong prefix", "token ahead", "nothing copied", "cut not copied", "shared slot")
-
-# In place of SGLang's module: plants them, and goes on as that does.
-_LAUNCH = """
-import runpy, sys
-from support.planted_mistakes import plant
-plant()
-sys.argv[0] = "sglang.launch_server"
-runpy.run_module("sglang.launch_server", run_name="__main__", alter_sys=True)
-"""
+MISTAKES = ("wrong prefix", "token ahead", "nothing copied", "token early", "layer left out")
 
 
 class SpoiltServer(ForkedServer):
@@ -36,20 +29,18 @@ class SpoiltServer(ForkedServer):
         super().__init__(*arguments, log_path=log_path, env={FILE: str(mistake)})
 
     def _start(self, command: list[str]) -> Process:
-        launched = command.index("sglang.launch_server")
-        return super()._start([command[0], "-c", _LAUNCH, *command[launched + 1 :]])
+        return super()._start(command_with("support.planted_mistakes", command))
 
 
 def plant() -> None:
     """In the process that schedulers are forked from."""
-    plants = {
-        "prepare_for_caching_req": _prepare,
-        "finalize_match_result_in_cache": _match,
-        "cleanup_after_caching_req": _cleanup,
-    }
-    for name, planted in plants.items():
-        original = getattr(MarconiMambaComponent, name)
-        setattr(MarconiMambaComponent, name, _around(original, planted))
+    for owner, name, planted in (
+        (MarconiMambaComponent, "prepare_for_caching_req", _prepare),
+        (MarconiMambaComponent, "finalize_match_result_in_cache", _match),
+        (PassPlan, "__init__", _plan),
+        (PassPlan, "put", _put),
+    ):
+        setattr(owner, name, _around(getattr(owner, name), planted))
 
 
 def _around(original: Callable[..., Any], plant: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,6 +51,7 @@ def _around(original: Callable[..., Any], plant: Callable[..., Any]) -> Callable
 
 
 _filed_before: list[torch.Tensor] = []
+_first_layer: list[int | None] = []
 
 
 def _prepare(
@@ -83,10 +75,6 @@ def _prepare(
         _filed_before[:] = states
     elif mistake == "token ahead" and is_finished and length is not None:
         return length - 1
-    elif mistake == "shared slot" and is_finished and (shared := getattr(req, "planted", None)):
-        # The request went on in the slot that the tree had taken at its branch.
-        for tensor in tensors:
-            tensor[:, shared] = tensor[:, slot]
     return length
 
 
@@ -97,23 +85,29 @@ def _match(mistake: str, original: Callable[..., Any], self: Any, params: Any, r
     return result
 
 
-def _cleanup(
+def _plan(
+    mistake: str, original: Callable[..., Any], self: Any, rows: Any, places: Any, slots: Any
+) -> None:
+    if mistake == "token early":
+        # Filed under the token that was asked for.
+        places = [place._replace(tokens=max(1, place.tokens - 1)) for place in places]
+    original(self, rows, places, slots)
+
+
+def _put(
     mistake: str,
     original: Callable[..., Any],
     self: Any,
-    req: Any,
-    is_finished: bool,
-    insert_result: Any = None,
-    insert_params: Any = None,
+    part: str,
+    layer_id: int | None,
+    values: torch.Tensor,
+    into: torch.Tensor,
 ) -> None:
-    original(self, req, is_finished, insert_result, insert_params)
-    source = req.kv.mamba_cow_src_index
-    if is_finished or source is None:
-        return
-    if mistake == "cut not copied":
-        req.kv.mamba_cow_src_index = None
-    elif mistake == "shared slot":
-        req.planted = int(source[0])
+    if not _first_layer:
+        _first_layer.append(layer_id)
+    if mistake == "layer left out" and layer_id == _first_layer[0]:
+        values = into[self.slots].clone()
+    original(self, part, layer_id, values, into)
 
 
 def _tensors(component: Any) -> list[torch.Tensor]:

@@ -40,6 +40,7 @@ _IMPORTED_BY_A_SERVER = (
     "sglang.srt.layers.attention.linear.lightning_backend",
     "sglang_marconi.cache.radix_cache",
     "sglang_marconi.cache.branch_cut",
+    "sglang_marconi.cache.pass_states",
 )
 
 _INTERVAL = 0.1

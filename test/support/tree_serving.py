@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -32,11 +32,14 @@ from sglang.test.kits.unified_radix_cache.unified_tree_core_inspector import (
     UnifiedTreeCoreInspector,
 )
 from sglang_marconi.cache import TREE_CORE
+from sglang_marconi.cache.pass_states import PassStates
 from sglang_marconi.cache.radix_cache import MarconiRadixCache, choose_components
 from sglang_marconi.cache.tracked_states import TrackedStates
 from sglang_marconi.cache.tree_core import MarconiTreeCore
 from sglang_marconi.cost import ModelCost
 from sglang_marconi.events import Observer
+from sglang_marconi.forward.layers import parts
+from sglang_marconi.forward.plan import PassPlan, current
 from sglang_marconi.policy.eviction import EvictionPolicy
 
 FULL, MAMBA = ComponentType.FULL, ComponentType.MAMBA
@@ -65,11 +68,52 @@ PAGES_OF_FOUR = replace(
 
 
 def with_free_passes(cost: ModelCost) -> ModelCost:
-    """The same cost, by which a branch is worth its cut however little it saves.
+    """The same cost, by which a state at a branch is worth its room however little it saves.
 
-    Sequences here are shorter than what pays for a pass.
+    Sequences here are shorter than what shows beside a pass.
     """
     return replace(cost, pass_flops=0.0)
+
+
+SCHEDULER: Any = SimpleNamespace(is_generation=True)
+
+
+def run_pass(
+    cache: MarconiRadixCache,
+    req: Req,
+    start: int,
+    up_to: int,
+    compute: Callable[[PassPlan | None], None] = lambda _: None,
+) -> None:
+    """A pass over a prompt's tokens, from its launch until its result is read.
+
+    ``compute`` writes states where the plan has them, and leaves out no part.
+    """
+    passing = states_of(cache)
+
+    def forward(*_: object) -> SimpleNamespace:
+        plan = current()
+        compute(plan)
+        if plan is not None:
+            plan._written.update(parts(cache.req_to_token_pool))
+        return SimpleNamespace()
+
+    batch: Any = SimpleNamespace(
+        forward_mode=ForwardMode.EXTEND,
+        reqs=[req],
+        decoding_reqs=None,
+        prefix_lens=[start],
+        extend_lens=[up_to - start],
+        can_run_dp_prefill_cuda_graph=False,
+    )
+    passing.plan(SCHEDULER, batch)
+    passing.read(None, batch, passing.run(forward, None))
+
+
+def states_of(cache: MarconiRadixCache) -> PassStates:
+    """The states of passes under way."""
+    passing: PassStates = cache.components[MAMBA]._passing
+    return passing
 
 
 class Evicted(NamedTuple):
@@ -93,6 +137,10 @@ class WatchedTree(UnifiedTreeCoreInspector, MarconiTreeCore):
             tokens = (*node.key.raw_token_ids(), *tokens)
             node = node.parent
         return tokens
+
+    def node_of(self, tokens: Tokens) -> Any:
+        """The node at which this prefix ends."""
+        return next(node for node in self._collect_all_nodes() if self.tokens(node) == tokens)
 
     def _evict_component_and_detach_lru(
         self, node: Any, comp: Any, *args: Any, **kwargs: Any
@@ -146,14 +194,18 @@ class Flight:
     req: Req
     prompt: list[int]
     reply: list[int] = field(default_factory=list)
-    prefilled: bool = False
+    computed: int = 0
+    """Tokens of the prompt that passes have had, or that it resumed from."""
+
+    @property
+    def prefilled(self) -> bool:
+        return self.computed == len(self.prompt)
 
     @property
     def branch(self) -> int | None:
         """Where the rest of its prefill should leave a checkpoint."""
         at = self.req.mamba_branching_seqlen
-        passed = self.prefilled or (at is not None and at <= self.req.kv.cache_protected_len)
-        return None if passed else at
+        return None if at is None or at <= self.computed else at
 
     @property
     def tokens(self) -> list[int]:
@@ -280,14 +332,19 @@ class Serving:
         self.pool.write((row, slice(start, len(prompt))), self.kv.alloc(need))
         req.kv.kv_committed_len = req.kv.kv_allocated_len = len(prompt)
         req.kv.cache_protected_len = start
-        flight = Flight(req, list(prompt))
+        flight = Flight(req, list(prompt), computed=start)
         self.flights.append(flight)
         return flight
 
     def chunk(self, flight: Flight, up_to: int) -> None:
-        """A pass of the prefill has ended after ``up_to`` tokens."""
+        """A pass of the prefill has ended after ``up_to`` tokens, and its result was read."""
+        run_pass(self.cache, flight.req, flight.computed, up_to, self.compute_pass(flight, up_to))
         self.cache.checkpoint(flight.req, up_to=up_to)
-        flight.prefilled = up_to == len(flight.prompt)
+        flight.computed = up_to
+
+    def compute_pass(self, flight: Flight, up_to: int) -> Callable[[PassPlan | None], None]:
+        """The model's part of a pass; what it writes to slots does not matter here."""
+        return lambda _plan: None
 
     def decode(self, flight: Flight, reply: Sequence[int]) -> None:
         """The reply goes on by as much as there is room for."""

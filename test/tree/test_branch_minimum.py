@@ -1,4 +1,4 @@
-"""How much a branch has to gain for a prefill to be cut: the same for cache and simulator."""
+"""How much a branch has to gain to get a state: the same for cache and simulator."""
 
 from __future__ import annotations
 
@@ -29,40 +29,40 @@ def prompts(shared: int) -> list[list[int]]:
 
 
 def live(asked: Sequence[Sequence[int]], serving: Serving) -> tuple[list[int], list[int | None]]:
-    """What each of them reused, and where its prefill was cut."""
-    hits, cuts = [], []
+    """What each of them reused, and where it was to leave a state."""
+    hits, branches = [], []
     for prompt in asked:
         flight = serving.begin(prompt)
         assert flight is not None
         hits.append(flight.req.kv.cache_protected_len)
-        cuts.append(flight.branch)
+        branches.append(flight.branch)
         if flight.branch is not None:
             serving.chunk(flight, flight.branch)
         serving.chunk(flight, len(prompt))
         serving.decode(flight, [4])
         serving.finish(flight)
-    return hits, cuts
+    return hits, branches
 
 
 @pytest.mark.parametrize("cost", COSTS)
-@pytest.mark.parametrize(("shared", "cut"), [(1, None), (29, None), (30, 30), (40, 40)])
-def test_a_branch_of_fewer_tokens_is_not_cut(cost: str, shared: int, cut: int | None) -> None:
+@pytest.mark.parametrize(("shared", "at"), [(1, None), (29, None), (30, 30), (40, 40)])
+def test_a_branch_of_fewer_tokens_gets_no_state(cost: str, shared: int, at: int | None) -> None:
     priced = COSTS[cost]
     serving = Serving(replace(SINGLE_TOKENS, **ROOMY), EvictionPolicy(priced, PaperUtility(0.0)))
     asked = prompts(shared)
-    hits, cuts = live(asked, serving)
-    assert cuts == [None, cut, None]
-    assert hits == [0, 0, cut or 0]
+    hits, branches = live(asked, serving)
+    assert branches == [None, at, None]
+    assert hits == [0, 0, at or 0]
     for simulated in simulators(priced):
         served = [simulated.serve(request(prompt)) for prompt in asked]
         assert served == hits
 
 
-@pytest.mark.parametrize(("shared", "cut"), [(31, None), (32, 32), (35, 32)])
-def test_what_a_page_cuts_off_does_not_count(shared: int, cut: int | None) -> None:
+@pytest.mark.parametrize(("shared", "at"), [(31, None), (32, 32), (35, 32)])
+def test_what_a_page_cuts_off_does_not_count(shared: int, at: int | None) -> None:
     cfg = replace(PAGES_OF_FOUR, **ROOMY)
     serving = Serving(cfg, EvictionPolicy(COSTS["tokens"], PaperUtility(0.0)))
-    assert live(prompts(shared)[:2], serving)[1] == [None, cut]
+    assert live(prompts(shared)[:2], serving)[1] == [None, at]
 
 
 def simulators(cost: ModelCost) -> list[Any]:

@@ -81,15 +81,16 @@ class StoreMachine(RuleBasedStateMachine):
         reply=st.lists(st.integers(1, 2), max_size=4),
         more=st.lists(st.integers(1, 2), max_size=2),
         tracked=st.none() | st.integers(0, 3),
+        cut=st.booleans(),
     )
     def request(
-        self, sequence: Given, reply: list[int], more: list[int], tracked: int | None
+        self, sequence: Given, reply: list[int], more: list[int], tracked: int | None, cut: bool
     ) -> None:
-        """A whole request, cut at its branch point."""
+        """A whole request, in one pass or cut at its branch point."""
         flight = self.serving.begin(self.tokens(sequence))
         if flight is None:
             return
-        if flight.branch is not None:
+        if flight.branch is not None and cut:
             self.serving.chunk(flight, flight.branch)
         self.serving.chunk(flight, len(flight.prompt))
         self.serving.decode(flight, [*self.whole_pages(more), *reply])
@@ -324,8 +325,8 @@ def test_a_state_with_tokens_left_to_replay_costs_no_checkpoint() -> None:
     serving = StoredServing(CONFIG, PaperUtility(0.0), lossy=None, host=False)
     states = serving.pool.mamba_pool
     states.replayssm_write_pos = torch.zeros(states.size + 1, dtype=torch.int32)
-    for pending, kept in ((2, []), (0, [(1, 2, 3, 4, 5)])):
-        flight = serving.begin([1, 2])
+    for first, pending, kept in ((1, 2, []), (6, 0, [(6, 2, 3, 4, 5)])):
+        flight = serving.begin([first, 2])
         assert flight is not None
         serving.chunk(flight, 2)
         serving.decode(flight, [3, 4, 5])

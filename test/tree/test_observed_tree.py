@@ -142,11 +142,11 @@ def test_the_hit_rate_over_time() -> None:
     now = [1000.0]
     observed.inspector._journal._clock = lambda: now[0]
     emit = observed.tree.observer.emit
-    emit(Prompted(tokens=10, shared=6, hit=4, resumed=None, uncut=False))
+    emit(Prompted(tokens=10, shared=6, hit=4, resumed=None))
     now[0] = 1009.0
-    emit(Prompted(tokens=10, shared=0, hit=0, resumed=None, uncut=False))
+    emit(Prompted(tokens=10, shared=0, hit=0, resumed=None))
     now[0] = 1031.0
-    emit(Prompted(tokens=5, shared=5, hit=5, resumed=None, uncut=False))
+    emit(Prompted(tokens=5, shared=5, hit=5, resumed=None))
     intervals = observed.inspector.state().intervals
     assert [
         (each.time, each.prompt_tokens, each.hit_tokens, each.recomputed_tokens, each.requests)

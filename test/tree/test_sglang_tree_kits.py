@@ -23,6 +23,7 @@ from sglang.test.mem_cache_utils import finish_req
 from sglang.test.test_utils import CustomTestCase
 from sglang_marconi.cache.mamba_component import MarconiMambaComponent
 from sglang_marconi.cache.radix_cache import MarconiRadixCache
+from support.tree_serving import run_pass
 
 MAMBA = ComponentType.MAMBA
 HYBRID = (ComponentType.FULL, MAMBA)
@@ -31,7 +32,11 @@ HYBRID = (ComponentType.FULL, MAMBA)
 _TRACKED_TOKENS = CacheConfig(
     components=HYBRID, enable_mamba_extra_buffer=True, mamba_cache_size=60
 )
-_CONFIGS = (*(cfg for cfg in CONFIGS if cfg.has_mamba), _TRACKED_TOKENS)
+# Slots enough, as a server has, that states under way leave requests theirs.
+_CONFIGS = tuple(
+    replace(cfg, max_num_reqs=4)
+    for cfg in (*(each for each in CONFIGS if each.has_mamba), _TRACKED_TOKENS)
+)
 
 
 def _per_configuration(suite: type, configurations: Sequence[CacheConfig] = _CONFIGS) -> None:
@@ -149,22 +154,23 @@ class Checkpoints(core.UnifiedRadixCacheCoreFixtures):
         self.assertEqual(match_prefix(cache, tokens).full_kv_hit_length, 0)
         self.assertEqual(req.kv.cache_protected_len, 0)
 
-    def test_a_chunk_that_ends_on_the_branch_leaves_its_state(self) -> None:
+    def test_a_pass_leaves_the_state_of_its_branch(self) -> None:
+        """Whether the branch is inside it or at its end; the request goes on in its slot."""
         tokens = self._make_seq(1, 3)
         branch = 2 * self.cfg.page_size
-        cache, _, pool, req = self._start(tokens, branch=branch)
-        live, in_use = int(req.kv.mamba_pool_idx), self._states_in_use(pool)
-        cache.checkpoint(req, up_to=branch)
-        match = match_prefix(cache, tokens)
-        self.assertEqual(match.device_prefix_len, branch)
-        stored = cache.tree_core.get_component_device_value(match.last_device_node, MAMBA)
-        # The live slot itself joined the tree; the request goes on in a copy of it.
-        self.assertEqual(stored.tolist(), [live])
-        self.assertEqual(req.kv.mamba_cow_src_index.tolist(), [live])
-        self.assertNotEqual(int(req.kv.mamba_pool_idx), live)
-        self.assertEqual(self._states_in_use(pool), in_use + 1)
-        self._finish(cache, req, len(tokens))
-        self.assertEqual(self._states_in_use(pool), 2)
+        for end in (branch, len(tokens)):
+            cache, _, pool, req = self._start(tokens, branch=branch)
+            live, in_use = int(req.kv.mamba_pool_idx), self._states_in_use(pool)
+            run_pass(cache, req, 0, end)
+            cache.checkpoint(req, up_to=end)
+            match = match_prefix(cache, tokens)
+            self.assertEqual(match.device_prefix_len, branch)
+            stored = cache.tree_core.get_component_device_value(match.last_device_node, MAMBA)
+            self.assertNotEqual(stored.tolist(), [live])
+            self.assertEqual(int(req.kv.mamba_pool_idx), live)
+            self.assertEqual(self._states_in_use(pool), in_use + 1)
+            self._finish(cache, req, len(tokens))
+            self.assertEqual(self._states_in_use(pool), 2)
 
     def test_the_end_leaves_the_live_state_at_the_last_token(self) -> None:
         tokens = self._make_seq(1, 3)
@@ -245,7 +251,10 @@ class Checkpoints(core.UnifiedRadixCacheCoreFixtures):
         req.kv.cache_protected_len = start
         branch = req.mamba_branching_seqlen
         if branch is not None and chooser.random() < 0.8:
-            cache.checkpoint(req, up_to=branch)
+            # A window of attention that ends beyond the branch is not kept up to it.
+            end = chooser.choice([branch, branch if self.cfg.has_swa else len(tokens)])
+            run_pass(cache, req, start, end)
+            cache.checkpoint(req, up_to=end)
             match = match_prefix(cache, tokens[:branch])
             self.assertEqual(match.device_prefix_len, branch)
         if chooser.random() < 0.8:

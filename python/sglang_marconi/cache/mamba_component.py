@@ -2,21 +2,22 @@
 
 SGLang calls a component at four moments of a request's life; this one answers:
 
-| moment                     | SGLang's component        | this one                        |
-|----------------------------|---------------------------|---------------------------------|
-| match, before the prefill  | branch rounded to a grid  | branch at the token, or KV page |
-| a chunk ends on the branch | a state, as at every end  | the live state joins the tree   |
-| another chunk ends         | a state, as at every end  | nothing is inserted             |
-| the prompt ends            | a state, as at every end  | the prompt's KV, no state       |
-| the request ends           | live state or tracked one | live state, else a tracked one  |
+| moment                     | SGLang's component        | this one                           |
+|----------------------------|---------------------------|------------------------------------|
+| match, before the prefill  | branch rounded to a grid  | branch at the token, or KV page    |
+| a chunk ends               | a state, as at every end  | states taken so far, with their KV |
+| the prompt ends            | a state, as at every end  | its KV; states taken on the way    |
+| the request ends           | live state or tracked one | live state, else a tracked one     |
 
-Here states share the slots of running requests; ``paged_component`` has them in a store of their
-own. Which state goes when states are short is in ``ranked_states``.
+States on the way are taken inside the passes that come by (``pass_states``). Here states share the
+slots of running requests; ``paged_component`` has them in a store of their own. Which state goes
+when states are short is in ``ranked_states``.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,9 @@ from sglang.srt.managers.schedule_batch import FINISH_MATCHED_STR
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang.srt.mem_cache.unified_cache.components import ComponentType
+from sglang.srt.runtime_context import get_serving
 
+from sglang_marconi.cache.pass_states import Room, Wanted
 from sglang_marconi.cache.ranked_states import RankedStates
 from sglang_marconi.events import (
     Decision,
@@ -54,16 +57,22 @@ if TYPE_CHECKING:
     from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
     from sglang_marconi.cache.alpha_tuning import AlphaTuning
+    from sglang_marconi.cache.pass_states import PassStates
     from sglang_marconi.cache.tracked_states import TrackedStates
 
 logger = logging.getLogger(__name__)
+
+_NO_SLOT = (
+    "No recurrent-state slot is free or evictable: branch points go without a checkpoint until one "
+    "is. Raise --max-mamba-cache-size or lower --max-running-requests."
+)
 
 
 class MarconiMambaComponent(RankedStates):
     """Checkpoints at branch points and at the last decoded token, nowhere else.
 
-    ``tracked`` knows what the slots hold that SGLang tracks states in, ``tuning`` hears of each
-    finished request.
+    ``tracked`` knows what the slots hold that SGLang tracks states in, ``passing`` has the states
+    of passes under way, ``tuning`` hears of each finished request.
     """
 
     def __init__(
@@ -73,16 +82,16 @@ class MarconiMambaComponent(RankedStates):
         *,
         policy: EvictionPolicy,
         tracked: TrackedStates,
+        passing: PassStates,
         tuning: AlphaTuning | None = None,
         observer: Observer | None = None,
     ) -> None:
         super().__init__(cache, params, policy=policy, observer=observer)
         self._tracked = tracked
+        self._passing = passing
+        passing.kept_by(self)
         self._tuning = tuning
         self._page_size: int = params.page_size
-        # The slot a request goes on in once its live state joins the tree; held
-        # between prepare and cleanup of one checkpoint.
-        self._next_slot: torch.Tensor | None = None
         # Why the state offered next is kept.
         self._reason = Reason.END
         self._warned_no_room = False
@@ -147,17 +156,13 @@ class MarconiMambaComponent(RankedStates):
         """
         if is_finished:
             if _gave_no_number(req):
-                # Nor may its state and its KV be numbers, for all who would reuse them.
+                # Nor may its states and its KV be numbers, for all who would reuse them.
                 return 0
             if self._tuning is not None:
                 self._tuning.finished(len(req.origin_input_ids), req.full_untruncated_fill_ids)
             return self._prepare_finished(req, insert_params, token_ids_len)
-        if token_ids_len == req.mamba_branching_seqlen:
-            self._reason = Reason.BRANCH
-            insert_params.mamba_value = self._state_at_branch(req, token_ids_len)
-            return token_ids_len
         prompt_computed = token_ids_len == len(req.full_untruncated_fill_ids)
-        return token_ids_len if prompt_computed else 0
+        return token_ids_len if prompt_computed else self._passing.ready(req, token_ids_len)
 
     def _prepare_finished(
         self, req: Req, insert_params: InsertParams, token_ids_len: int
@@ -181,7 +186,9 @@ class MarconiMambaComponent(RankedStates):
         self._reason = Reason.TRACKED
         if tracked >= req.kv.cache_protected_len:
             return int(tracked)
-        self._store_inside_prompt(req, insert_params, tracked)
+        if not self._insert_inside(req, insert_params, tracked):
+            self._withdraw(insert_params)
+        insert_params.mamba_value = None
         return token_ids_len
 
     def _select_finished_checkpoint(self, req: Req, token_ids_len: int) -> tuple[int, int] | None:
@@ -196,11 +203,10 @@ class MarconiMambaComponent(RankedStates):
         pending = self.cache.req_to_token_pool.mamba_pool.replayssm_write_pos
         return pending is not None and bool(pending[req.kv.mamba_pool_idx])
 
-    def _store_inside_prompt(self, req: Req, insert_params: InsertParams, at: int) -> None:
-        """Put a tracked state on the request's path, above the end of its own prompt.
+    def _insert_inside(self, req: Req, insert_params: InsertParams, at: int) -> bool:
+        """Put a state on the request's path, where its KV is in the tree already.
 
-        The prompt's KV is in the tree already and the request's insert cannot end before
-        it, so the state goes in by an insert of its own, which adds and frees no KV.
+        An insert of its own, which adds and frees no KV. Whether the tree has taken the state.
         """
         kv_row = self.cache.req_to_token_pool.req_to_token[req.kv.req_pool_idx, :at]
         result = self.cache.insert(
@@ -214,14 +220,7 @@ class MarconiMambaComponent(RankedStates):
                 inserted_len=at,
             )
         )
-        if result.mamba_exist:
-            self._withdraw(insert_params)
-        insert_params.mamba_value = None
-
-    def _state_at_branch(self, req: Req, depth: int) -> torch.Tensor | None:
-        """What the tree gets for the state after ``depth`` tokens, where a chunk has just ended."""
-        self._next_slot = self._alloc_slot_for_branch(req.kv.cache_protected_len, depth)
-        return None if self._next_slot is None else _live_slot(req)
+        return not (result.mamba_exist or result.rotation_tail_declined)
 
     def _state_at_end(self, req: Req) -> torch.Tensor | None:
         """What the tree gets for a finished request's state."""
@@ -239,35 +238,26 @@ class MarconiMambaComponent(RankedStates):
         insert_params: InsertParams | None = None,
     ) -> None:
         """Settle who owns the slots once the tree has taken the state, or not."""
-        stored = taken(insert_params, insert_result)
+        if insert_params is not None:
+            self._land(req, insert_params)
         if not is_finished:
-            self._continue_in_next_slot(req, insert_params, stored)
-        elif insert_params is not None and insert_params.mamba_keep_idx is not None:
+            return
+        self._passing.drop(req)
+        stored = taken(insert_params, insert_result)
+        if insert_params is not None and insert_params.mamba_keep_idx is not None:
             super().cleanup_after_caching_req(req, True, insert_result, insert_params)
         elif not stored:
             self.cache.req_to_token_pool.free_mamba_cache(req)
         elif self.cache.enable_mamba_extra_buffer:
             self._release_tracking_slots(req)
 
-    def _continue_in_next_slot(
-        self, req: Req, insert_params: InsertParams | None, stored: bool
-    ) -> None:
-        """Hand the live state to the tree; the request resumes from a copy of it.
-
-        The copy is SGLang's deferred copy-on-write: it runs on the forward stream
-        before the request's next chunk, hence after the chunk that makes the state,
-        also when the overlap scheduler has not seen that chunk's result yet.
-        """
-        slot, self._next_slot = self._next_slot, None
-        if slot is None:
-            return
-        if not stored:
-            self.cache.req_to_token_pool.mamba_allocator.free(slot)
-            return
-        assert insert_params is not None
-        req.kv.mamba_cow_src_index = insert_params.mamba_value
-        req.kv.mamba_needs_clear = False
-        req.kv.mamba_pool_idx = slot[0]
+    def _land(self, req: Req, insert_params: InsertParams) -> None:
+        """States that were taken inside passes join the tree, where it has their KV."""
+        for taking in self._passing.landing(req, req.kv.cache_protected_len):
+            at, self._reason = taking.wanted
+            params = replace(insert_params, mamba_value=taking.room.state, mamba_keep_idx=None)
+            if not self._insert_inside(req, params, at):
+                self.give_back(taking.room)
 
     def _release_tracking_slots(self, req: Req) -> None:
         """Free what a finished request holds beside the state the tree has taken.
@@ -281,25 +271,71 @@ class MarconiMambaComponent(RankedStates):
             req, mamba_ping_pong_track_buffer_to_keep=keep
         )
 
-    def _alloc_slot_for_branch(self, above: int, depth: int) -> torch.Tensor | None:
-        """One state slot, shape ``[1]``, evicting for it if a state at ``depth`` is worth that.
+    # ---- states taken inside passes: `pass_states.Keeper` ----
 
-        ``above``: where the request resumed. ``None`` where it is not, or all are in use.
-        """
+    def leave(self, req: Req) -> None:
+        """A request ends without a checkpoint."""
+        self._passing.drop(req)
+
+    def wanted(self, req: Req) -> list[Wanted]:
+        """The branch point; and where a reply leaves no state, a place near the prompt's end."""
+        found = {}
+        strips = get_serving().strip_thinking_cache and req.session is None
+        if strips and not self.cache.enable_mamba_extra_buffer:
+            at = len(req.origin_input_ids) // self.mamba_checkpoint_grid
+            found[at * self.mamba_checkpoint_grid] = Reason.TRACKED
+        if req.mamba_branching_seqlen is not None:
+            found[req.mamba_branching_seqlen] = Reason.BRANCH
+        return [Wanted(tokens, found[tokens]) for tokens in sorted(found)]
+
+    def gain(self, above: int, tokens: int) -> float:
+        return self.policy.cost.prefill_flops(above, tokens)
+
+    def room(self, above: int, tokens: int, inside: bool) -> Room | None:
         allocator = self.cache.req_to_token_pool.mamba_allocator
+        if not self._spares_a_slot():
+            self._warn_no_room(_NO_SLOT)
+            return None
         slot: torch.Tensor | None = allocator.alloc(1)
-        if slot is None and not self._admits_branch(above, depth):
+        if slot is None and not self._admits_branch(above, tokens):
             return None
         if slot is None:
             self.cache.evict_for_alloc(EvictParams(num_tokens=0, mamba_num=1))
             slot = allocator.alloc(1)
         if slot is None:
-            self._warn_no_room(
-                "No recurrent-state slot is free or evictable: branch points go without a "
-                "checkpoint until one is. Raise --max-mamba-cache-size or lower "
-                "--max-running-requests."
-            )
-        return slot
+            self._warn_no_room(_NO_SLOT)
+            return None
+        return Room(slot, slot)
+
+    def _spares_a_slot(self) -> bool:
+        """Whether requests that may still start have slots enough without one more.
+
+        Each computes in one and locks the one that it resumed from, beside those for tracking.
+        What is under way to the tree can be evicted by none of them.
+        """
+        pool = self.cache.req_to_token_pool
+        left = pool.mamba_allocator.available_size() + self.cache.mamba_evictable_size()
+        each = 2 + pool.mamba_initial_tracking_slots
+        return bool(left > each * pool.available_size())
+
+    def lend(self, rooms: Iterable[Room]) -> None:
+        """Their slots are what the tree gets."""
+
+    def keep_taken(self, room: Room) -> None:
+        """Its slot is what the tree gets; it lags behind no tokens, as SGLang's copies do not."""
+        pending = self.cache.req_to_token_pool.mamba_pool.replayssm_write_pos
+        if pending is not None:
+            pending.index_fill_(0, room.state, 0)
+
+    def keep_live(self, room: Room, live: torch.Tensor) -> None:
+        self.cache.req_to_token_pool.mamba_pool.copy_from(live, room.state)
+
+    def give_back(self, room: Room) -> None:
+        self._free_mamba_value(room.state)
+
+    def note_incomplete(self) -> None:
+        if self.observer is not None:
+            self.observer.emit(Refused(Refusal.INCOMPLETE))
 
     def _admits_branch(self, above: int, depth: int) -> bool:
         """Whether a state at ``depth`` is worth what has to go for it."""

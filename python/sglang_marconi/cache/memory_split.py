@@ -6,7 +6,7 @@ the others go to the store: in total it is the same. Three hooks make it so, in 
 
 - ``split`` around ``KVCacheConfigurator._handle_max_mamba_cache``, which sizes the pool;
 - ``slots_of_a_request`` around ``KVCacheConfigurator._calculate_mamba_ratio``, by which SGLang
-  limits how many requests run;
+  limits how many requests run; without a store it is here, too;
 - ``build_pool`` after ``HybridReqToTokenPool._init_mamba_pool``, which builds the slots.
 """
 
@@ -39,6 +39,10 @@ logger = logging.getLogger(__name__)
 
 _GIB = 1 << 30
 
+_IN_PASSING = 4
+"""Slots that a pass has for states inside its prompts when all requests run that may. When fewer
+run it has theirs, too. One is also for a request that is looked up and then has to wait."""
+
 
 class MemorySplit(NamedTuple):
     """``active_slots`` slots stay with running requests, ``store_bytes`` go to checkpoints."""
@@ -57,8 +61,9 @@ class SlotUse(NamedTuple):
 
     @property
     def needed(self) -> int:
-        """Slots for all of them, and one for a request that is looked up and then has to wait."""
-        return self.requests * self.each + 1
+        """Slots for all of them, and some that the passes write states inside prompts to."""
+        running = self.requests * self.each
+        return running + max(1, min(_IN_PASSING, self.total - running - 1))
 
 
 def divide(use: SlotUse, checkpoint_memory: float | str | None) -> MemorySplit:
@@ -79,8 +84,8 @@ def divide(use: SlotUse, checkpoint_memory: float | str | None) -> MemorySplit:
             f"--radix-cache-backend marconi: a store of {max(given, 0) * use.slot_bytes:,} bytes "
             f"for checkpoints (checkpoint_memory = {checkpoint_memory!r}) does not fit into the "
             f"{use.total * use.slot_bytes:,} bytes for recurrent states ({use.total} slots of "
-            f"{use.slot_bytes:,}): a request takes {use.each} slots, one more is kept free, and "
-            f"{use.requests} requests may run at a time. Change checkpoint_memory, "
+            f"{use.slot_bytes:,}): a request takes {use.each} slots, {_IN_PASSING} more are kept "
+            f"free, and {use.requests} requests may run at a time. Change checkpoint_memory, "
             "--max-running-requests, --mamba-full-memory-ratio or --max-mamba-cache-size."
         )
     return MemorySplit(active, given * use.slot_bytes)
@@ -89,8 +94,10 @@ def divide(use: SlotUse, checkpoint_memory: float | str | None) -> MemorySplit:
 class StoreBuilder:
     """The three hooks, and what they tell each other; one for each process."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, spared: int) -> None:
+        """``spared``: `spared_slots`."""
         self._settings = settings
+        self._shared = SlotsOfRequests(spared)
         self._split: MemorySplit | None = None
         # Of the store, those that SGLang counted when it sized the pool.
         self._budgeted_bytes = 0
@@ -115,7 +122,9 @@ class StoreBuilder:
                 f"{self._split.store_bytes:,}",
             )
             get_context().override(
-                "marconi.memory_split", max_mamba_cache_size=self._split.active_slots
+                "marconi.memory_split",
+                max_mamba_cache_size=self._split.active_slots,
+                max_running_requests=use.requests * configurator.attn_dp_size,
             )
             per_slot = configurator.mambaish_config.mamba2_cache_params.mamba_cache_per_req
             self._budgeted_bytes = (total - self._split.active_slots) * int(per_slot)
@@ -128,7 +137,9 @@ class StoreBuilder:
         self, original: Callable[[KVCacheConfigurator], int], configurator: KVCacheConfigurator
     ) -> int:
         """Once the pool is split, its slots are there for nothing but running requests."""
-        return original(configurator) if self._split is None else _slots_each()
+        if self._split is None:
+            return self._shared.count(original, configurator)
+        return _slots_each()
 
     def build_pool(self, _result: None, pool: Any, **_: Any) -> None:
         """Give a request pool, whose slots have just been built, our store.
@@ -162,6 +173,38 @@ class StoreBuilder:
             ),
         )
         pool.mamba_ckpt_pool = CheckpointPool(store)
+
+
+class SlotsOfRequests:
+    """The hook ``slots_of_a_request`` where checkpoints share the slots of requests.
+
+    Those that a request does not need for tracking are for checkpoints, not for more requests;
+    unless more were asked for. ``spared``: `spared_slots`.
+    """
+
+    def __init__(self, spared: int) -> None:
+        self._spared = spared
+
+    def count(
+        self, original: Callable[[KVCacheConfigurator], int], configurator: KVCacheConfigurator
+    ) -> int:
+        """How many slots SGLang counts for each request that may run at a time."""
+        asked = get_schedule().max_running_requests
+        return original(configurator) + (self._spared if asked is None else 0)
+
+
+def spared_slots(asked: str, *, tracks: bool, overlap: bool) -> int:
+    """Slots that SGLang would have given a running request to track states in, and we do not.
+
+    ``asked``: the strategy that was asked for, ``auto`` included; ``tracks``: whether the one that
+    came of it tracks all the same.
+    """
+    # Where it chooses itself, SGLang tracks if it overlaps.
+    never = asked == "no_buffer" or (asked == "auto" and not overlap)
+    slots = get_mamba_tracking_slots(
+        extra_buffer=not (tracks or never), overlap=overlap, lazy=asked == "extra_buffer_lazy"
+    )
+    return int(slots)
 
 
 def _slots_each() -> int:

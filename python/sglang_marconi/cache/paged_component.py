@@ -2,8 +2,8 @@
 
 | moment                     | with shared slots         | with the store                        |
 |----------------------------|---------------------------|---------------------------------------|
-| a chunk ends on the branch | the slot joins the tree,  | the state is copied into the store,   |
-|                            | the request gets a copy   | the request goes on in its slot       |
+| a pass takes a state       | in a slot, which joins    | in a free slot, which is copied into  |
+|                            | the tree                  | the store once the pass is queued     |
 | the request ends           | the slot joins the tree   | the state is copied, the slot is free |
 | room is short              | a state is evicted        | one is demoted, moved or evicted      |
 | a hit                      | the slot is copied        | the store fills a slot                |
@@ -14,6 +14,7 @@ device.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,7 +22,13 @@ from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 
 from sglang_marconi.cache.checkpoint_pool import CheckpointPool
 from sglang_marconi.cache.mamba_component import MarconiMambaComponent, taken
+from sglang_marconi.cache.pass_states import Room
 from sglang_marconi.events import Reformed
+
+_NO_SLOT = (
+    "No recurrent-state slot is free for a state inside a prefill: such states are lost until one "
+    "is. Lower --max-running-requests, or checkpoint_memory."
+)
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req
@@ -81,11 +88,35 @@ class PagedMambaComponent(MarconiMambaComponent):
 
     # ---- checkpoint ----
 
-    def _state_at_branch(self, req: Req, depth: int) -> torch.Tensor | None:
-        above = req.kv.cache_protected_len
-        if self._is_short() and not self._admits_branch(above, depth):
+    def room(self, above: int, tokens: int, inside: bool) -> Room | None:
+        """A checkpoint, and a free slot for the pass to write to."""
+        if self._is_short() and not self._admits_branch(above, tokens):
             return None
-        return self._commit_int8_checkpoint(req.kv.mamba_pool_idx)
+        slot = None
+        if inside:
+            slot = self.cache.req_to_token_pool.mamba_allocator.alloc(1)
+            if slot is None:
+                self._warn_no_room(_NO_SLOT)
+                return None
+        checkpoint = self._alloc_checkpoint()
+        if checkpoint is None:
+            if slot is not None:
+                self.cache.req_to_token_pool.mamba_allocator.free(slot)
+            return None
+        return Room(checkpoint, slot)
+
+    def lend(self, rooms: Iterable[Room]) -> None:
+        for room in rooms:
+            if room.slot is not None:
+                self.cache.req_to_token_pool.mamba_allocator.free(room.slot)
+
+    def keep_taken(self, room: Room) -> None:
+        assert room.slot is not None
+        self.keep_live(room, room.slot)
+
+    def keep_live(self, room: Room, live: torch.Tensor) -> None:
+        states = self.cache.req_to_token_pool.mamba_pool
+        self._pool.store_from_active(states, live, room.state)
 
     def _state_at_end(self, req: Req) -> torch.Tensor | None:
         return self._commit_int8_checkpoint(req.kv.mamba_pool_idx)
@@ -126,11 +157,15 @@ class PagedMambaComponent(MarconiMambaComponent):
         insert_result: InsertResult | None = None,
         insert_params: InsertParams | None = None,
     ) -> None:
+        if insert_params is not None:
+            self._land(req, insert_params)
+        if not is_finished:
+            return
+        self._passing.drop(req)
         offered = None if insert_params is None else insert_params.mamba_value
         if offered is not None and not taken(insert_params, insert_result):
             self._free_mamba_value(offered)
-        if is_finished:
-            self.cache.req_to_token_pool.free_mamba_cache(req)
+        self.cache.req_to_token_pool.free_mamba_cache(req)
 
     # ---- room ----
 

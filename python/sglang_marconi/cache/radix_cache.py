@@ -13,12 +13,14 @@ from sglang_marconi.cache import TREE_CORE
 from sglang_marconi.cache.full_component import MarconiFullComponent
 from sglang_marconi.cache.mamba_component import MarconiMambaComponent
 from sglang_marconi.cache.paged_component import PagedMambaComponent
+from sglang_marconi.cache.pass_states import PassStates
 from sglang_marconi.cache.tracked_states import TrackedStates
 from sglang_marconi.events import Decision, Observer, timed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sglang.srt.managers.schedule_batch import Req
     from sglang.srt.mem_cache.base_prefix_cache import (
         EvictParams,
         EvictResult,
@@ -35,8 +37,8 @@ class MarconiRadixCache(UnifiedRadixCache):
     """SGLang's unified radix cache with Marconi's components.
 
     The behaviour lives in the components, in the tree that reports to the eviction policy
-    (``tree_core``) and in the cut of prefills at branch points (``branch_cut``); the class
-    is what all of them, and an operator reading the log, recognise the backend by.
+    (``tree_core``) and in what takes states inside passes (``pass_states``); the class is what all
+    of them, and an operator reading the log, recognise the backend by.
     """
 
     # Writes down what the cache holds, in JSON, if that was asked for.
@@ -51,6 +53,13 @@ class MarconiRadixCache(UnifiedRadixCache):
     def match_prefix(self, params: MatchPrefixParams) -> MatchResult:
         """What of a prompt is there, and where it branches off."""
         return timed(self.observer, Decision.MATCH, super().match_prefix, params)
+
+    def claim_kv_row(self, req: Req) -> bool:
+        """Whether a session keeps what a request had: then no checkpoint comes after it."""
+        claimed: bool = super().claim_kv_row(req)
+        if claimed:
+            self.components[ComponentType.MAMBA].leave(req)
+        return claimed
 
     def evict_for_alloc(self, params: EvictParams, **kwargs: Any) -> EvictResult:
         """Make room for a request.
@@ -74,11 +83,13 @@ def choose_components(
     observer: Observer | None = None,
     *,
     tracked: TrackedStates | None = None,
+    passing: PassStates | None = None,
 ) -> None:
     """Have the cache built from ``params`` use our tree and components, and ``policy``.
 
     ``tuning``: what changes the policy while serving, if anything does. ``observer``: who hears
-    of what happens. ``tracked``: what hears of each pass; without it no tracked state is kept.
+    of what happens. ``tracked`` and ``passing``: what hear of each pass; without them no tracked
+    state is kept, and none is taken inside a pass.
     """
     paged = has_store(params.req_to_token_pool)
     states = PagedMambaComponent if paged else MarconiMambaComponent
@@ -89,6 +100,7 @@ def choose_components(
             states,
             policy=policy,
             tracked=TrackedStates() if tracked is None else tracked,
+            passing=PassStates(params.req_to_token_pool) if passing is None else passing,
             tuning=tuning,
             observer=observer,
         ),

@@ -29,7 +29,7 @@ def paper_cost(
 
     Bytes, all 16-bit: a token's KV is ``4 D`` per attention layer; a checkpoint is per
     Mamba layer ``2 D N`` of state and a convolution window of 4 positions over ``2 D + 2
-    N`` channels. A pass costs nothing there, so that every branch is worth its cut.
+    N`` channels. A pass costs nothing there, so that every branch point is worth its room.
     """
     per_token = (
         attention_layers * 8 * hidden**2

@@ -40,5 +40,6 @@ CHECKS = (
     "formula",
     "backend",
     "arguments",
+    "prefills",
     "memory",
 )

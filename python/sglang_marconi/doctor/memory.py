@@ -115,7 +115,7 @@ def _with_store(
     )
     if settings.host_bytes:
         states += f" and host memory for {units.count(settings.host_bytes // smallest)} more"
-    return states, _limited(split.active_slots // plan.slots_in_use, plan)
+    return states, min(requests, split.active_slots // plan.slots_in_use)
 
 
 def _limited(requests: int, plan: Plan) -> int:

@@ -22,6 +22,7 @@ from sglang_marconi.compatibility import (
     REFUSALS,
     UnsupportedConfiguration,
     attention_ranks,
+    cuts_prefills,
 )
 from sglang_marconi.cost import ModelCost, UnsupportedModelError, from_config
 from sglang_marconi.cost.sglang_pools import SGLANG_RATIO
@@ -211,13 +212,22 @@ def _check_arguments(arguments: list[str], device: _Device, say: Say) -> None:
             f"KV pages of {args.page_size} token(s), {args.tp_size} tensor-parallel rank(s)",
         )
     )
+    say(_prefill_finding(model_config.hf_config))
     with _stage(say, "memory", "sglang-marconi explain MODEL"):
         try:
             cost = _cost_in_pools(args, model_config, ranks)
         except UnsupportedModelError:
             say(Finding("memory", "ok", "unknown: the model's layers have no formula"))
             return
-        say(memory_finding(_plan(args, model_config, cost, device), cost, settings))
+        asked = server_args.mamba_radix_cache_strategy
+        say(memory_finding(_plan(args, asked, model_config, cost, device), cost, settings))
+
+
+def _prefill_finding(config: Any) -> Finding:
+    if cuts_prefills(config):
+        found = "cut at branch points, a pass more each: linear_backend minimax has no state inside"
+        return Finding("prefills", "ok", found)
+    return Finding("prefills", "ok", "leave states at branch points in passing, in any number")
 
 
 def _resolve(arguments: list[str], say: Say) -> Any:
@@ -253,7 +263,8 @@ def _cost_in_pools(args: Any, model_config: Any, ranks: int) -> ModelCost:
     )
 
 
-def _plan(args: Any, model_config: Any, cost: ModelCost, device: _Device) -> Plan:
+def _plan(args: Any, asked: str, model_config: Any, cost: ModelCost, device: _Device) -> Plan:
+    """``asked``: the strategy that was asked for."""
     from sglang.srt.arg_groups.model_override_base import mamba_extra_buffer_of
     from sglang.srt.mem_cache.allocation_sizing import get_mamba_tracking_slots
     from sglang.srt.mem_cache.kv_cache_configurator import (
@@ -261,9 +272,13 @@ def _plan(args: Any, model_config: Any, cost: ModelCost, device: _Device) -> Pla
     )
     from sglang.srt.utils import get_available_gpu_memory
 
-    tracking = get_mamba_tracking_slots(
-        extra_buffer=mamba_extra_buffer_of(args), overlap=not args.disable_overlap_schedule
-    )
+    from sglang_marconi.cache.memory_split import spared_slots
+
+    tracks, overlap = mamba_extra_buffer_of(args), not args.disable_overlap_schedule
+    tracking = get_mamba_tracking_slots(extra_buffer=tracks, overlap=overlap)
+    spared = 0
+    if args.max_running_requests is None:
+        spared = spared_slots(asked, tracks=tracks, overlap=overlap)
     free = None
     if device.kind == args.device and not device.stands_in:
         free = int(get_available_gpu_memory(device.kind, 0, empty_cache=False) * 2**30)
@@ -276,7 +291,7 @@ def _plan(args: Any, model_config: Any, cost: ModelCost, device: _Device) -> Pla
         ratio=args.mamba_full_memory_ratio or SGLANG_RATIO,
         state_slots=args.max_mamba_cache_size,
         max_tokens=args.max_total_tokens,
-        slots_per_request=MAMBA_CACHE_SIZE_MAX_RUNNING_REQUESTS_RATIO + tracking,
+        slots_per_request=MAMBA_CACHE_SIZE_MAX_RUNNING_REQUESTS_RATIO + tracking + spared,
         slots_in_use=1 + tracking,
         max_requests=args.max_running_requests,
     )

@@ -49,11 +49,6 @@ METRICS = (
     ),
     Metric("prompt_flops_total", "counter", "FLOPs to compute all prompts, on this rank."),
     Metric("saved_flops_total", "counter", "FLOPs that reuse has saved, on this rank."),
-    Metric(
-        "uncut_branches_total",
-        "counter",
-        "Requests whose prefill ran over their branch point, as another one was unfinished.",
-    ),
     Metric("checkpoints", "gauge", "Checkpoints held.", ("form",)),
     Metric(
         "checkpoint_pages",
@@ -195,8 +190,6 @@ class Metrics:
             self._child("recomputed_tokens_total").inc(event.shared - event.hit)
         if event.resumed is not None:
             self._child("checkpoints_used_total", self._forms[event.resumed.form].name).inc()
-        if event.uncut:
-            self._child("uncut_branches_total").inc()
 
     # ---- checkpoints ----
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from sglang_marconi.cache.branch_cut import branch_of
 from sglang_marconi.cache.radix_cache import MarconiRadixCache
 from sglang_marconi.events import Matched, Observer, Prompted
 
@@ -39,8 +38,6 @@ class Admissions:
         if not isinstance(cache, MarconiRadixCache) or req.retracted_stain:
             return
         hit = admission.prefix_len
-        end = hit + admission.extend_len
-        branch = branch_of(req)
         tree = cache.tree_core
         self._observer.emit(
             Prompted(
@@ -48,6 +45,5 @@ class Admissions:
                 shared=max(self._shared.pop(req, 0), hit),
                 hit=hit,
                 resumed=tree.prefix(tree.node_by_id(req.last_node)) if hit else None,
-                uncut=branch is not None and hit < branch < end,
             )
         )

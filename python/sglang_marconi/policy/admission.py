@@ -26,13 +26,11 @@ stands for 900 tokens, and is kept.
 
 *B* asks something else, a prompt of 860. It shares the KV of 800 tokens with A, but no state stands
 there and a state cannot be cut: B reuses nothing. Now that two prompts have it in common, the
-system prompt is worth a checkpoint. So B's prefill stops at 800, where the state is kept, and goes
-on to 860; 31 tokens are decoded, and the state at 890 is kept.
+system prompt is worth a checkpoint. So B's prefill leaves the state at 800 on its way to 860; 31
+tokens are decoded, and the state at 890 is kept.
 
 >>> branch_point(PrefixMatch(shared_tokens=800, resumable_tokens=0, branches=True), 1, cost)
 800
->>> chunk_end(0, 860, 800), chunk_end(800, 860, 800)
-(800, 860)
 >>> last_token(known_tokens=890, state_tokens=890, page_size=1)
 890
 
@@ -59,8 +57,8 @@ from typing import NamedTuple
 
 from sglang_marconi.cost import ModelCost
 
-USES = 10
-"""Hits on a branch point that have to pay for its cut."""
+LEAST_SAVING = 0.1
+"""What a hit on a branch point has to save, as a part of what any pass takes."""
 
 
 class PrefixMatch(NamedTuple):
@@ -79,36 +77,39 @@ class PrefixMatch(NamedTuple):
 
 
 def branch_point(match: PrefixMatch, page_size: int, cost: ModelCost) -> int | None:
-    """The prefix length at which this prompt's prefill should leave a checkpoint.
+    """The prefix length at which this prompt's prefill should leave a checkpoint, in tokens.
 
     A second prompt that shares a prefix proves the prefix worth keeping, so the
     state is taken exactly where the two part, or at the last whole KV page before it.
-    ``None`` where a checkpoint already stands there or so near that it is not worth a cut,
-    and where none part: what continues a conversation whose last state was evicted is
+    ``None`` where a checkpoint already stands there or so near that another is not worth its
+    room, and where none part: what continues a conversation whose last state was evicted is
     served by its own end.
     """
     at = match.shared_tokens // page_size * page_size
     if not match.branches or at <= match.resumable_tokens:
         return None
-    return at if is_worth_a_cut(match.resumable_tokens, at, cost) else None
+    return at if is_worth_its_room(match.resumable_tokens, at, cost) else None
 
 
-def is_worth_a_cut(above: int, at: int, cost: ModelCost) -> bool:
-    """Whether a checkpoint at ``at`` pays for the pass that it takes, if it is used now and then.
+def is_worth_its_room(above: int, at: int, cost: ModelCost) -> bool:
+    """Whether a hit on a checkpoint at ``at`` saves enough to be noticed.
 
-    ``above``: the depth of the nearest checkpoint above it, 0 without one. A cut prefill takes
-    two passes instead of one, the second of which reads all weights again; a hit saves the FLOPs
-    from ``above`` on. With 16-bit weights the minimum is some 30 tokens for any model: what
-    a pass costs and what a token does both grow with the weights.
+    ``above``: the depth of the nearest checkpoint above it in tokens, 0 without one; a hit saves
+    the FLOPs from there on. A pass reads all weights, however few tokens it computes. A hit that
+    saves less than a tenth of that time does not show, but its state takes the room of another,
+    which eviction by recency lets it keep. With 16-bit weights the minimum is some 30 tokens for
+    any model: what a pass takes and what a token does both grow with the weights.
+
+    Where a prefill has to be cut for the state, which takes a pass more, ten hits pay for it.
     """
-    return USES * cost.prefill_flops(above, at) >= cost.pass_flops
+    return cost.prefill_flops(above, at) >= LEAST_SAVING * cost.pass_flops
 
 
 def chunk_end(start: int, end: int, branch: int | None) -> int:
     """Where a prefill of tokens ``[start, end)`` stops so that it ends on ``branch``.
 
-    A recurrent state can be kept only where a forward pass ends, so a prefill that
-    would run over the branch point is cut there and continued in the next pass.
+    For models whose kernels give out no state inside a pass: theirs can be kept only where a
+    pass ends, so a prefill that would run over the branch point is continued in the next one.
     """
     return branch if branch is not None and start < branch < end else end
 

@@ -156,6 +156,9 @@ _NODES = (
 _CACHES = (
     _override(f"{_CACHE}.match_prefix", "self, params", "observed: how long it takes"),
     _override(
+        f"{_CACHE}.claim_kv_row", "self, req", "a session's request leaves no states of its passes"
+    ),
+    _override(
         f"{_CACHE}.evict_for_alloc",
         "self, params, allocation_reclaim_satisfied",
         "with a store: its states are no slots; called for the slot of a branch",

@@ -13,10 +13,10 @@ from sglang_marconi.traces.tokens import Tokens
 class TwoPoolCache(RadixCache):
     """A pool of state slots and a pool of KV, which cannot lend to each other.
 
-    A request takes a slot when it is admitted and KV for what it computes: up to its branch
-    point, where its state joins the tree and it goes on in another slot, then to the end of
-    its prompt, then for its reply. What it computes again of what the tree holds takes KV too,
-    until it is inserted. It keeps in use what it resumed from, then what it inserted last.
+    A request takes a slot when it is admitted, then KV for the rest of its prompt and a slot for
+    the state at its branch point, which one pass fills; then KV for its reply. What it computes
+    again of what the tree holds takes KV too, until it is inserted. It keeps in use what it
+    resumed from, then what it inserted last.
 
     With ``store`` the pool of states is for checkpoints alone: a request takes nothing of it but
     for those that it leaves, when it leaves them.
@@ -54,19 +54,13 @@ class TwoPoolCache(RadixCache):
     def _run(self, request: TraceRequest, hit: int, branch: TreeNode | None) -> None:
         """A request that finds no room for its KV ends there, as one that was aborted."""
         sequence = request.prompt + request.reply
-        prompt, at = len(request.prompt), hit
-        if branch is not None:
-            at = branch.depth
-            if not self._take_kv(hit, at):
-                return
-            stored = self._take_state_for_branch(hit, at)
-            node = self._enter(sequence, at)
-            if stored:
-                self._give_state(node)
-            self._hold(node)
-        if not self._take_kv(at, prompt):
+        prompt = len(request.prompt)
+        if not self._take_kv(hit, prompt):
             return
+        taken = branch is not None and self._take_state_for_branch(hit, branch.depth)
         self._hold(self._enter(sequence, prompt))
+        if branch is not None and taken:
+            self._give_state(self._enter(sequence, branch.depth))
         end = prompt + max(len(request.reply) - 1, 0)
         if self._take_kv(prompt, end):
             stored = not self._store or self._take_state()
