@@ -36,12 +36,12 @@ def measure(name: str, folder: Path) -> tuple[list[float], list[float]]:
     arguments = (*_ARGUMENTS, *FAMILIES[name].serving)
     prefilled, decoded = [], []
     with LocalServer(path, *arguments, log_path=folder / f"{name}.log") as server:
-        _seconds(server.url, _tokens(300, seed=0), 8)  # What is done once only.
+        seconds(server.url, _tokens(300, seed=0), 8)  # What is done once only.
         for run in range(1, _RUNS + 1):
-            prefilled.append(_PROMPT / _seconds(server.url, _tokens(_PROMPT, seed=run), 1))
+            prefilled.append(_PROMPT / seconds(server.url, _tokens(_PROMPT, seed=run), 1))
             short = _tokens(20, seed=-run)
-            first = _seconds(server.url, short, 1)
-            decoded.append(_REPLY / (_seconds(server.url, short, _REPLY + 1) - first))
+            first = seconds(server.url, short, 1)
+            decoded.append(_REPLY / (seconds(server.url, short, _REPLY + 1) - first))
     return prefilled, decoded
 
 
@@ -50,8 +50,8 @@ def _tokens(count: int, seed: int) -> list[int]:
     return [random.randrange(300, 1000) for _ in range(count)]
 
 
-def _seconds(url: str, prompt: Sequence[int], reply: int) -> float:
-    """How long a request takes whose prompt nothing is known of, or only its last reply."""
+def seconds(url: str, prompt: Sequence[int], reply: int) -> float:
+    """How long a request takes, with so many tokens for a reply."""
     sampling = {"temperature": 0, "max_new_tokens": reply, "ignore_eos": True}
     body = json.dumps({"input_ids": list(prompt), "sampling_params": sampling}).encode()
     request = urllib.request.Request(f"{url}/generate", body, {"Content-Type": "application/json"})
