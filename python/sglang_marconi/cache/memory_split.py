@@ -62,8 +62,12 @@ class SlotUse(NamedTuple):
     @property
     def needed(self) -> int:
         """Slots for all of them, and some that the passes write states inside prompts to."""
-        running = self.requests * self.each
-        return running + max(1, min(_IN_PASSING, self.total - running - 1))
+        return self.requests * self.each + self.in_passing
+
+    @property
+    def in_passing(self) -> int:
+        """Those that passes write to; in a small pool fewer, so that one is left for a store."""
+        return max(1, min(_IN_PASSING, self.total - self.requests * self.each - 1))
 
 
 def divide(use: SlotUse, checkpoint_memory: float | str | None) -> MemorySplit:
@@ -84,8 +88,8 @@ def divide(use: SlotUse, checkpoint_memory: float | str | None) -> MemorySplit:
             f"--radix-cache-backend marconi: a store of {max(given, 0) * use.slot_bytes:,} bytes "
             f"for checkpoints (checkpoint_memory = {checkpoint_memory!r}) does not fit into the "
             f"{use.total * use.slot_bytes:,} bytes for recurrent states ({use.total} slots of "
-            f"{use.slot_bytes:,}): a request takes {use.each} slots, {_IN_PASSING} more are kept "
-            f"free, and {use.requests} requests may run at a time. Change checkpoint_memory, "
+            f"{use.slot_bytes:,}): a request takes {use.each} slots, {use.in_passing} more are "
+            f"kept free, and {use.requests} requests may run at a time. Change checkpoint_memory, "
             "--max-running-requests, --mamba-full-memory-ratio or --max-mamba-cache-size."
         )
     return MemorySplit(active, given * use.slot_bytes)
