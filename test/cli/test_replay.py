@@ -162,7 +162,7 @@ def test_broken_records_are_skipped_only_on_request(
         (["lmsys:speed=1"], "speed"),
         (["lmsys:sessions=x"], "sessions=x"),
         (["lmsys", "--model", "gpt-5"], "gpt-5"),
-        (["lmsys", "--policy", "clairvoyant", "--two-pools"], "two pools"),
+        (["lmsys", "--policy", "oracle", "--two-pools"], "two pools"),
     ],
 )
 def test_what_is_wrong_is_one_line(arguments: list[str], named: str) -> None:

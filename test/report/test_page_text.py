@@ -123,12 +123,12 @@ def test_best_policy_has_its_margin_to_lru_and_is_no_bound() -> None:
     runs = [
         run("lru", token_hit_rate=0.3),
         run("marconi", token_hit_rate=0.345),
-        run("clairvoyant", token_hit_rate=0.5),
+        run("oracle", token_hit_rate=0.5),
         run("marconi", 8 * GB, token_hit_rate=0.5),
         run("unlimited", None, token_hit_rate=0.9),
     ]
     table = best_by_budget(runs, looks_of(runs))
-    head = ["Budget", "Best policy", "Token hit rate", "lru", "Margin to lru", "clairvoyant"]
+    head = ["Budget", "Best policy", "Token hit rate", "lru", "Margin to lru", "oracle"]
     assert list(table.head) == head
     missing = units.MISSING
     assert rows(table.groups[0][1]) == [
@@ -145,7 +145,7 @@ def test_policies_that_tie_are_all_best_and_columns_need_their_policy() -> None:
 
 
 def test_bounds_alone_have_no_best_policy() -> None:
-    runs = [run("unlimited", None), run("clairvoyant")]
+    runs = [run("unlimited", None), run("oracle")]
     assert not best_by_budget(runs, looks_of(runs)).groups
 
 
@@ -168,12 +168,12 @@ def test_everything_measured_leaves_nothing_to_say() -> None:
 
 def test_definitions_of_policies_need_their_policy() -> None:
     assert "Token hit rate" in definitions(["marconi"])
-    assert not {"lru", "clairvoyant", "unlimited"} & definitions(["marconi"]).keys()
+    assert not {"lru", "oracle", "unlimited"} & definitions(["marconi"]).keys()
     assert "lru" in definitions(["marconi", "lru"])
 
 
 def test_looks_are_fixed_for_known_policies_and_differ_for_all() -> None:
-    known = ["vllm+", "sglang+", "lru", "marconi", "auto", "clairvoyant", "unlimited"]
+    known = ["vllm+", "sglang+", "lru", "marconi", "auto", "oracle", "unlimited"]
     others = [f"policy {number:02}" for number in range(30)]
     everything = looks([*reversed(others), *reversed(known)])
     assert list(everything) == known + others

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sglang_marconi.cost import ModelCost, preset
 from sglang_marconi.cost.latency import LatencyProfile
-from sglang_marconi.simulate import radix_cache
+from sglang_marconi.simulate import future, radix_cache
 from sglang_marconi.simulate.cache import Budget, SimulatedCache
 from sglang_marconi.simulate.policies import NAMES, PolicyError, build_cache
 from sglang_marconi.simulate.run import Setup, simulate
@@ -19,6 +19,7 @@ from sglang_marconi.traces.generators import generate
 from sglang_marconi.traces.requests import TraceRequest
 from sglang_marconi.traces.tokens import Tokens
 from support.naive_tree import NaiveTree
+from support.token_runs import traces
 
 # A state weighs as much as 20 tokens of KV.
 COST = ModelCost(
@@ -31,26 +32,6 @@ TWO_POOLS = ["lru", "auto", "marconi:0.7"]
 
 def request(prompt: list[int], reply: list[int]) -> TraceRequest:
     return TraceRequest("0", 0, 0.0, Tokens.plain(prompt), Tokens.plain(reply))
-
-
-def sequences() -> st.SearchStrategy[Tokens]:
-    """Short runs of few numbers, so that prefixes meet, in the middle of runs too."""
-
-    def joined(runs: list[tuple[int, int]]) -> Tokens:
-        whole = Tokens.plain([])
-        for number, length in runs:
-            whole += Tokens.blocks([number], length, length)
-        return whole
-
-    run = st.tuples(st.integers(0, 2), st.integers(1, 40))
-    return st.lists(run, min_size=1, max_size=5).map(joined)
-
-
-traces = st.lists(
-    st.builds(TraceRequest, st.just("0"), st.just(0), st.just(0.0), sequences(), sequences()),
-    min_size=1,
-    max_size=25,
-)
 
 
 def longest_common_prefix(prompt: Tokens, before: list[Tokens]) -> int:
@@ -96,7 +77,8 @@ def test_runs_give_what_token_by_token_comparison_gives(
     fast = build_cache(policy, COST, Budget(budget), requests)
     found = [fast.serve(served) for served in requests]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(radix_cache, "RadixTree", NaiveTree)
+        for module in (radix_cache, future):
+            patch.setattr(module, "RadixTree", NaiveTree)
         naive = build_cache(policy, COST, Budget(budget), requests)
         assert found == [naive.serve(served) for served in requests]
     assert (fast.peak_bytes, fast.evictions) == (naive.peak_bytes, naive.evictions)
@@ -182,19 +164,6 @@ def test_a_model_without_states_has_an_ordinary_prefix_cache(policy: str) -> Non
     assert hits(cache, turns)[1] >= 64
     with pytest.raises(PolicyError, match="recurrent"):
         build_cache("auto", attention, Budget(1000, 0.5), turns)
-
-
-def test_a_clairvoyant_cache_is_the_best() -> None:
-    asked = generate("lmsys", sessions=60, seed=5)
-    cost = preset("paper-7b")
-    for budget in (int(3e8), int(1e9)):
-        rate = {
-            policy: simulate(Setup("t", policy, "m", cost, Budget(budget)), asked).run
-            for policy in ("lru", "auto", "clairvoyant", "unlimited")
-        }
-        best = rate["clairvoyant"].token_hit_rate
-        assert rate["lru"].token_hit_rate < best <= rate["unlimited"].token_hit_rate
-        assert rate["auto"].token_hit_rate < best
 
 
 def test_records_add_up() -> None:

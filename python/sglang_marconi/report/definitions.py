@@ -29,7 +29,7 @@ _QUANTITIES = {
 }
 _POLICIES = {
     "lru": "The policy that evicts what was least recently used.",
-    "clairvoyant": "A policy that knows the requests to come: a bound, and never named as best.",
+    "oracle": "A policy that knows the requests to come: a mark, and never named as best.",
     "unlimited": "A cache that evicts nothing: a bound, and never named as best.",
 }
 

@@ -20,7 +20,7 @@ _KNOWN = {
     "lru": Look("#56B4E9", "^"),
     "marconi": Look("#0072B2", "o"),
     "auto": Look("#D55E00", "P"),
-    "clairvoyant": Look("#009E73", "*"),
+    "oracle": Look("#009E73", "*"),
     "unlimited": Look("#444444", "X"),
 }
 # Darker ones, of Tol's "muted" set. Their number and the markers' have no common divisor, so

@@ -9,9 +9,9 @@ from sglang_marconi.records import RunRecord
 from sglang_marconi.report.groups import by_budget, by_policy, by_setting
 from sglang_marconi.report.looks import Looks
 
-CLAIRVOYANT = "clairvoyant"
-# What no cache can do is no candidate for the best policy.
-BOUNDS = (CLAIRVOYANT, "unlimited")
+ORACLE = "oracle"
+# What no server can do is no candidate for the best policy.
+BOUNDS = (ORACLE, "unlimited")
 
 _LATENCIES = tuple(f"{latency}_p{rank}" for latency in ("ttft", "tpot") for rank in (50, 95, 99))
 
@@ -54,14 +54,14 @@ def latencies(runs: Sequence[RunRecord], looks: Looks) -> Table | None:
 def best_by_budget(runs: Sequence[RunRecord], looks: Looks) -> Table:
     """A row for each budget: the policy with the highest token hit rate, and its margin to LRU.
 
-    Policies that tie are all named. Bounds are not candidates; the clairvoyant one has a column.
+    Policies that tie are all named. Bounds are not candidates; the oracle has a column.
     """
     policies = {run.policy for run in runs}
     head = ["Budget", "Best policy", "Token hit rate"]
     if BASELINE in policies:
         head += [BASELINE, f"Margin to {BASELINE}"]
-    if CLAIRVOYANT in policies:
-        head += [CLAIRVOYANT]
+    if ORACLE in policies:
+        head += [ORACLE]
     groups = []
     for setting, of_setting in by_setting(runs).items():
         rows = []
@@ -80,8 +80,8 @@ def best_by_budget(runs: Sequence[RunRecord], looks: Looks) -> Table:
                 if BASELINE in rates:
                     cells[BASELINE] = units.percent(rates[BASELINE])
                     cells[f"Margin to {BASELINE}"] = units.points(best - rates[BASELINE])
-                if CLAIRVOYANT in rates:
-                    cells[CLAIRVOYANT] = units.percent(rates[CLAIRVOYANT])
+                if ORACLE in rates:
+                    cells[ORACLE] = units.percent(rates[ORACLE])
                 rows.append([cells.get(name, units.MISSING) for name in head])
         if rows:
             groups.append((str(setting), rows))

@@ -11,13 +11,14 @@ from sglang_marconi.policy.ranking import Valuation
 from sglang_marconi.policy.registry import BASELINE, POLICIES, TUNED, make_valuation
 from sglang_marconi.simulate.block_cache import BlockCache
 from sglang_marconi.simulate.cache import Budget, SimulatedCache
-from sglang_marconi.simulate.foresight import ClairvoyantCache
+from sglang_marconi.simulate.oracle import OracleCache
 from sglang_marconi.simulate.radix_cache import RadixCache
 from sglang_marconi.simulate.shared_budget import SharedBudgetCache
 from sglang_marconi.simulate.tuned_cache import TunedCache
 from sglang_marconi.simulate.two_pools import TwoPoolCache
 from sglang_marconi.traces.requests import TraceRequest
 
+ORACLE = "oracle"
 UNLIMITED = "unlimited"
 
 _ONE_BUDGET: dict[str, Callable[[ModelCost, int, Sequence[TraceRequest]], SimulatedCache]] = {
@@ -25,7 +26,7 @@ _ONE_BUDGET: dict[str, Callable[[ModelCost, int, Sequence[TraceRequest]], Simula
     "sglang+": lambda cost, total, _: SharedBudgetCache(
         cost, LeafEviction(cost, make_valuation(BASELINE)), total
     ),
-    "clairvoyant": ClairvoyantCache,
+    ORACLE: OracleCache,
     UNLIMITED: lambda cost, _total, _: SharedBudgetCache(
         cost, SharedBudgetEviction(cost, make_valuation(BASELINE)), None
     ),
@@ -36,7 +37,7 @@ NAMES = {
     TUNED: f"{POLICIES[TUNED].description}; alpha is tuned, or fixed by {TUNED}:ALPHA",
     "vllm+": "a state at every block of 32 tokens, LRU",
     "sglang+": "states at branches and ends, LRU on leaves",
-    "clairvoyant": "knows the future, to measure the others by",
+    ORACLE: "knows the requests to come, to measure the others by",
     UNLIMITED: "no budget",
 }
 """What there is, with a description."""
@@ -70,7 +71,7 @@ def build_cache(
 ) -> SimulatedCache:
     """The cache of a policy, empty.
 
-    ``requests`` is the trace to come, which only ``clairvoyant`` looks at.
+    ``requests`` is the trace to come, which only ``oracle`` looks at.
 
     Raises:
         PolicyError: see `check_policy`.
