@@ -1,0 +1,145 @@
+"""The tree of prompts that wait, against a naive reference that compares all with all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sglang_marconi.cost import ModelCost, preset
+from sglang_marconi.policy.admission import is_worth_its_room
+from sglang_marconi.policy.waiting import Ids, WaitingPrompts
+
+PAPER = preset("paper-7b")
+FREE_PASSES = replace(PAPER, pass_flops=0.0)
+
+Tokens = tuple[int, ...]
+Key = tuple[str, Tokens]
+
+
+def ids(tokens: Tokens) -> Ids:
+    return np.array(tokens, np.int64)
+
+
+def common(left: Tokens, right: Tokens) -> int:
+    count = 0
+    while count < min(len(left), len(right)) and left[count] == right[count]:
+        count += 1
+    return count
+
+
+@dataclass
+class Naive:
+    """The same answers by comparing each prompt with each."""
+
+    cost: ModelCost
+    page_size: int
+    resumes: dict[int, int] = field(default_factory=dict)
+    waiting: dict[int, tuple[str, Tokens, int]] = field(default_factory=dict)
+    expected: list[Key] = field(default_factory=list)
+
+    def forget_unshared(self) -> None:
+        """What is expected while nobody shares it is of no use to those who come later."""
+        self.expected = [
+            (namespace, tokens)
+            for namespace, tokens in self.expected
+            if any(
+                theirs == namespace and prompt[: len(tokens)] == tokens
+                for theirs, prompt, _ in self.waiting.values()
+            )
+        ]
+
+    def _gains(self, above: int, at: int) -> bool:
+        return above < at and is_worth_its_room(above, at, self.cost)
+
+    def places(self, namespace: str, tokens: Tokens, start: int, but: int | None) -> list[int]:
+        parting: dict[int, list[int]] = {}
+        for request, (theirs, prompt, most) in self.waiting.items():
+            if theirs == namespace and request != but:
+                at = min(common(prompt, tokens), most) // self.page_size * self.page_size
+                if at > start:
+                    parting.setdefault(at, []).append(request)
+        chosen = [0]
+        for at in sorted(parting):
+            if any(self._gains(max(self.resumes[each], chosen[-1]), at) for each in parting[at]):
+                chosen.append(at)
+        return chosen[1:]
+
+    def waits(self, request: int) -> bool:
+        theirs, prompt, most = self.waiting[request]
+        usable = [
+            len(tokens)
+            for namespace, tokens in self.expected
+            if namespace == theirs and len(tokens) <= most and prompt[: len(tokens)] == tokens
+        ]
+        return self._gains(self.resumes[request], max(usable, default=0))
+
+    def sharing(self, namespace: str, tokens: Tokens) -> set[int]:
+        return {
+            request
+            for request, (theirs, prompt, most) in self.waiting.items()
+            if theirs == namespace and len(tokens) <= most and prompt[: len(tokens)] == tokens
+        }
+
+
+# Few tokens, so that prompts share much, end inside one another and are the same.
+prompts = st.lists(st.integers(0, 2), min_size=1, max_size=9).map(tuple)
+keys = st.tuples(st.sampled_from("ab"), prompts)
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), keys, st.integers(0, 9), st.integers(0, 9)),
+        st.tuples(st.just("remove"), st.integers(0, 9)),
+        st.tuples(st.just("expect"), keys),
+        st.tuples(st.just("expect nothing")),
+        st.tuples(st.just("resume"), st.integers(0, 9), st.integers(0, 9)),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=400)
+@given(steps, keys, st.integers(0, 9), st.sampled_from([1, 2, 3]), st.booleans())
+def test_as_by_comparing_each_with_each(
+    done: list[tuple], asked: Key, start: int, page_size: int, free: bool
+) -> None:
+    cost = FREE_PASSES if free else replace(PAPER, pass_flops=PAPER.prefill_flops(0, 2) * 10)
+    naive = Naive(cost, page_size)
+    tree: WaitingPrompts[int] = WaitingPrompts(cost, page_size, lambda each: naive.resumes[each])
+    for number, (what, *given_) in enumerate(done):
+        there = list(naive.waiting)
+        if what == "add":
+            (namespace, prompt), most, resumes = given_
+            most = min(most, len(prompt) - 1)
+            naive.waiting[number] = namespace, prompt, most
+            naive.resumes[number] = min(resumes, most)
+            tree.add(number, namespace, ids(prompt), most)
+        elif what == "remove" and there:
+            gone = there[given_[0] % len(there)]
+            del naive.waiting[gone]
+            naive.forget_unshared()
+            tree.remove(gone)
+        elif what == "expect":
+            namespace, tokens = given_[0]
+            naive.expected.append((namespace, tokens))
+            naive.forget_unshared()
+            tree.expect(namespace, ids(tokens))
+        elif what == "expect nothing":
+            naive.expected.clear()
+            tree.expect_nothing()
+        elif what == "resume" and there:
+            who = there[given_[0] % len(there)]
+            naive.resumes[who] = min(given_[1], naive.waiting[who][2])
+        compare(tree, naive, asked, start)
+
+
+def compare(tree: WaitingPrompts[int], naive: Naive, asked: Key, start: int) -> None:
+    namespace, tokens = asked
+    assert set(tree) == set(naive.waiting) and len(tree) == len(naive.waiting)
+    for but in (None, *list(naive.waiting)[:1]):
+        assert tree.places(namespace, ids(tokens), start, but) == naive.places(
+            namespace, tokens, start, but
+        )
+    for request in naive.waiting:
+        assert tree.waits(request) == naive.waits(request)
+    assert set(tree.sharing(namespace, ids(tokens))) == naive.sharing(namespace, tokens)
