@@ -106,7 +106,9 @@ class Contender:
         """What the scheduler asks of the cache for one prompt."""
         start = time.perf_counter()
         key = RadixKey(tokens)
-        self.cache.match_prefix(MatchPrefixParams(key=key))
+        match = self.cache.match_prefix(MatchPrefixParams(key=key))
+        if isinstance(self.cache, MarconiRadixCache):
+            self.cache.components[ComponentType.MAMBA].used(match.last_device_node)
         missing = max(0, len(tokens) - self.kv.available_size())
         states = int(self.states.available_size() == 0)
         if missing or states:

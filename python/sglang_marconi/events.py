@@ -22,6 +22,8 @@ class Reason(StrEnum):
 
     BRANCH = "branch"
     """Prompts part there."""
+    WAITING = "waiting"
+    """Requests that wait part there."""
     END = "end"
     """The last token of a request."""
     TRACKED = "tracked"

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         UnifiedTreeCoreInterface,
     )
 
+    from sglang_marconi.cache.waiting import WaitingRequests
     from sglang_marconi.settings.schema import Settings
 
 
@@ -79,6 +80,7 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     from sglang_marconi.cache.pricing import price_config, with_pools
     from sglang_marconi.cache.radix_cache import MarconiRadixCache, choose_components, has_store
     from sglang_marconi.cache.tracked_states import TrackedStates
+    from sglang_marconi.cache.waiting import WaitingRequests
     from sglang_marconi.forward.install import install
     from sglang_marconi.observe.build import Listeners
     from sglang_marconi.observe.requests import Admissions
@@ -99,6 +101,7 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     policy = LivePolicy(settings, cost, params, listeners.observer)
     tracked = TrackedStates()
     passing = PassStates(pool, inside=not cuts_prefills(ctx.model_config.hf_config))
+    waiting = WaitingRequests(passing)
     choose_components(
         params,
         policy.eviction,
@@ -106,11 +109,13 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
         listeners.observer,
         tracked=tracked,
         passing=passing,
+        waiting=waiting,
     )
     install()
     cut = BranchCut(passing)
     hook(table.SELECT_ADMISSION, cut.admission)
     hook(table.ADD_CHUNKED, cut.continuation)
+    _hook_queue(waiting)
     hook(table.TRACK_GRID, _track_every_page)
     hook(table.DECODE, tracked.before_decode)
     hook(table.RUN_BATCH, tracked.launched)
@@ -165,6 +170,14 @@ def _track_every_page(original: Callable[[int], int], tree_page: int) -> int:
     While decoding any token can be tracked; SGLang's grid is a prefill kernel's.
     """
     return tree_page if tree_page > 1 else original(tree_page)
+
+
+def _hook_queue(waiting: WaitingRequests) -> None:
+    """Who waits for a pass under way; once a request is admitted, what it resumes from is used."""
+    hook(table.PREFILL_ROUND, waiting.begin)
+    hook(table.NEXT_ROUND, waiting.look)
+    hook(table.ADD_REQUEST, waiting.admit)
+    hook(table.PREEMPT, waiting.preempt)
 
 
 def _hook_if_chosen(_result: object, server_args: Any, *, role: str, **_: Any) -> None:

@@ -103,12 +103,20 @@ class CheckedServing(Serving):
 
     # ---- requests ----
 
+    def use(self, req: Req) -> None:
+        super().use(req)
+        resumed = self.tree.tokens(self.tree.node_by_id(req.last_node))
+        if resumed:
+            self.expected.use(resumed)
+
     def chunk(self, flight: Flight, up_to: int) -> None:
         branch = flight.branch
         passes = branch is not None and branch <= up_to
         takes = passes and self.spares_a_slot()
         locked, row = self.locked(flight), self.row(flight)
         free, evictable = self.states.available_size(), bool(self.expected.states())
+        if takes and not free:
+            takes = self.admits(flight)
         super().chunk(flight, up_to)
         assert len(self.tree.evicted) == (takes and not free and evictable)
         self.replay_one_state()
@@ -126,6 +134,12 @@ class CheckedServing(Serving):
             self.expected.insert(at, row, int(value))
         self.expected.locks.remove((locked, True))
         self.expected.locks.append((inserted, True))
+
+    def admits(self, flight: Flight) -> bool:
+        """Whether the branch is worth what has to go for it, which prediction may deny."""
+        assert flight.branch is not None
+        above = flight.req.kv.cache_protected_len
+        return self.tree.policy.admits_branch(above, flight.branch)
 
     def spares_a_slot(self) -> bool:
         """Whether requests that may still start would have a slot to compute in, and another."""

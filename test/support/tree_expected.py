@@ -104,8 +104,6 @@ class Expected:
         """The prefix to resume from, the one that is shared, and the branch to keep."""
         shared, best = self.shared(tokens), self.resumable(tokens)
         self.split(shared)
-        if best:
-            self.use(best)
         branches = bool(shared) and (self.children()[shared] > 0 or self.holds_kv(shared))
         return best, shared, len(shared) if branches and shared != best else None
 

@@ -295,10 +295,22 @@ class Serving:
 
     # ---- requests ----
 
-    def begin(self, prompt: Sequence[int], *, evict_in_match: bool = False) -> Flight | None:
+    def arrive(self, prompt: Sequence[int]) -> Req:
+        """A request that nothing has been done for."""
+        return Req(
+            rid="request",
+            origin_input_text="",
+            origin_input_ids=array("q", prompt),
+            sampling_params=SamplingParams(temperature=0, max_new_tokens=1),
+        )
+
+    def begin(
+        self, prompt: Sequence[int], *, evict_in_match: bool = False, req: Req | None = None
+    ) -> Flight | None:
         """Admit a request: match, lock, and room for its KV and states.
 
-        ``evict_in_match``: leave it to the match to find a slot for the state it copies.
+        ``evict_in_match``: leave it to the match to find a slot for the state it copies. ``req``:
+        one that has arrived.
         """
         if len(self.flights) == self.cfg.max_num_reqs:
             return None
@@ -306,19 +318,15 @@ class Serving:
         spare = self.states.available_size() > 0 or self.cache.mamba_evictable_size() > 1
         if not (spare if evict_in_match else self.room_for_states(slots)):
             return None
-        req = Req(
-            rid="request",
-            origin_input_text="",
-            origin_input_ids=array("q", prompt),
-            sampling_params=SamplingParams(temperature=0, max_new_tokens=1),
-        )
+        req = self.arrive(prompt) if req is None else req
         req.full_untruncated_fill_ids = array("q", prompt)
         req.extra_key = None
         # The last token is computed anew: it gives the first logits.
         match = self.match(prompt[:-1], req)
         start = match.device_prefix_len
-        req.last_node = match.last_device_node
+        req.prefix_len, req.last_node = start, match.last_device_node
         req.mamba_branching_seqlen = match.mamba_branching_seqlen
+        self.use(req)
         req.lock = self.lock(req.last_node)
         slots -= req.kv.holds_mamba
         need = len(prompt) - start
@@ -335,6 +343,10 @@ class Serving:
         flight = Flight(req, list(prompt), computed=start)
         self.flights.append(flight)
         return flight
+
+    def use(self, req: Req) -> None:
+        """A request resumes from what it was matched with."""
+        self.cache.components[MAMBA].used(req.last_node)
 
     def chunk(self, flight: Flight, up_to: int) -> None:
         """A pass of the prefill has ended after ``up_to`` tokens, and its result was read."""

@@ -209,7 +209,7 @@ class TreeMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """What was inserted matches as the dicts say, and all of it goes, one by one."""
         serving = self.serving
-        # A match is a use, so some go before it.
+        # A match splits nodes, so some go before it.
         for _ in range(serving.cache.mamba_evictable_size() // 2):
             serving.evict(states=1)
         for tokens in self.seen:

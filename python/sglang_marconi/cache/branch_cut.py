@@ -2,7 +2,8 @@
 
 For models whose states cannot be taken inside a pass: there a state can be had only where a pass
 ends. SGLang already knows how to stop a prefill early and go on with it in the next pass (chunked
-prefill, one such request at a time); two hooks make it stop at the branch point as well:
+prefill, one such request at a time); two hooks make it stop at the branch point as well, and where
+requests that wait part from it:
 
 - ``admission`` around ``PrefillAdder._select_prefill_admission``: the first chunk of a request.
 - ``continuation`` around ``PrefillAdder.add_chunked_req``: the later ones.
@@ -56,7 +57,7 @@ class BranchCut:
             return AddReqResult.OTHER if admission.is_chunked else admission
         start = admission.prefix_len
         end = start + admission.extend_len
-        cut = chunk_end(start, end, branch_of(req))
+        cut = chunk_end(start, end, self._passing.next_place(req, start))
         if cut == end:
             return admission
         return _PrefillAdmission(
@@ -75,7 +76,7 @@ class BranchCut:
         if not self._cuts(adder):
             return original(adder, req)
         start, end = req.prefix_len, len(req.full_untruncated_fill_ids)
-        cut = chunk_end(start, end, branch_of(req))
+        cut = chunk_end(start, end, self._passing.next_place(req, start))
         if cut < end:
             limit = adder.chunked_req_limit
             adder.chunked_req_limit = cut - start if limit is None else min(limit, cut - start)
@@ -88,8 +89,3 @@ class BranchCut:
             return original(adder, req)
         finally:
             adder.rem_chunk_tokens = None
-
-
-def branch_of(req: Req) -> int | None:
-    """Where this request should leave a checkpoint; nowhere if it is barred from the tree."""
-    return None if req.skip_radix_cache_insert else req.mamba_branching_seqlen

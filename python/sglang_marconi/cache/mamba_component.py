@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from sglang_marconi.cache.alpha_tuning import AlphaTuning
     from sglang_marconi.cache.pass_states import PassStates
     from sglang_marconi.cache.tracked_states import TrackedStates
+    from sglang_marconi.cache.waiting import WaitingRequests
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,8 @@ class MarconiMambaComponent(RankedStates):
     """Checkpoints at branch points and at the last decoded token, nowhere else.
 
     ``tracked`` knows what the slots hold that SGLang tracks states in, ``passing`` has the states
-    of passes under way, ``tuning`` hears of each finished request.
+    of passes under way, ``waiting`` what the queue is about to reuse; ``tuning`` hears of each
+    finished request.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class MarconiMambaComponent(RankedStates):
         policy: EvictionPolicy,
         tracked: TrackedStates,
         passing: PassStates,
+        waiting: WaitingRequests,
         tuning: AlphaTuning | None = None,
         observer: Observer | None = None,
     ) -> None:
@@ -90,6 +93,8 @@ class MarconiMambaComponent(RankedStates):
         self._tracked = tracked
         self._passing = passing
         passing.kept_by(self)
+        self._waiting = waiting
+        waiting.kept_by(self, params.page_size)
         self._tuning = tuning
         self._page_size: int = params.page_size
         # Why the state offered next is kept.
@@ -138,8 +143,11 @@ class MarconiMambaComponent(RankedStates):
             super().commit_insert_component_data(node, is_new_leaf, params, result, cache_actions)
             if result.mamba_exist:
                 self.policy.use(self.tree_core.prefix(node))
-            elif self.observer is not None:
-                self.observer.emit(Stored(self.tree_core.prefix(node), self._reason))
+                return
+            prefix = self.tree_core.prefix(node)
+            self._waiting.stored(params.key, prefix)
+            if self.observer is not None:
+                self.observer.emit(Stored(prefix, self._reason))
 
     # ---- checkpoint: what goes into the tree ----
 
@@ -278,12 +286,14 @@ class MarconiMambaComponent(RankedStates):
         self._passing.drop(req)
 
     def wanted(self, req: Req) -> list[Wanted]:
-        """The branch point; and where a reply leaves no state, a place near the prompt's end."""
+        """The branch point; where requests that wait part from this one; and where a reply leaves
+        no state, a place near the prompt's end."""
         found = {}
         strips = get_serving().strip_thinking_cache and req.session is None
         if strips and not self.cache.enable_mamba_extra_buffer:
             at = len(req.origin_input_ids) // self.mamba_checkpoint_grid
             found[at * self.mamba_checkpoint_grid] = Reason.TRACKED
+        found |= dict.fromkeys(self._waiting.places(req), Reason.WAITING)
         if req.mamba_branching_seqlen is not None:
             found[req.mamba_branching_seqlen] = Reason.BRANCH
         return [Wanted(tokens, found[tokens]) for tokens in sorted(found)]

@@ -19,11 +19,13 @@ import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 
 from sglang_marconi.events import Reason
 from sglang_marconi.forward.layers import parts
 from sglang_marconi.forward.plan import PassPlan, Place, Row, carried_out
+from sglang_marconi.policy.waiting import Ids
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
@@ -38,6 +40,14 @@ class Wanted(NamedTuple):
 
     tokens: int
     reason: Reason
+
+
+class _Prefix(NamedTuple):
+    """What of the tree a state belongs to; ``ids``: of its tokens, int64."""
+
+    extra_key: str | None
+    cache_salt: str | None
+    ids: bytes
 
 
 class Room(NamedTuple):
@@ -99,7 +109,7 @@ class Taking:
         self,
         req: Req,
         wanted: Wanted,
-        prefix: Hashable,
+        prefix: _Prefix,
         room: Room,
         live: torch.Tensor | None,
     ) -> None:
@@ -110,6 +120,8 @@ class Taking:
         # The request's slot, for a state at the end of its row.
         self.live = live
         self.read = False
+        # Tokens that it had given out before.
+        self.replied = len(req.output_ids)
 
 
 class Flight:
@@ -246,6 +258,29 @@ class PassStates:
             layer,
         )
 
+    def under_way(self) -> Iterator[tuple[Hashable, Ids]]:
+        """The states of prompts that are still computed: in which namespace, after which tokens.
+
+        Once the last pass over a prompt has been read, its states have landed, or never will.
+        """
+        for takings in self._of.values():
+            for taking in takings:
+                if not taking.read or len(taking.req.output_ids) == taking.replied:
+                    extra_key, cache_salt, ids = taking.prefix
+                    yield (extra_key, cache_salt), np.frombuffer(ids, np.int64)
+
+    def next_place(self, req: Req, start: int) -> int | None:
+        """Where a prefill from ``start`` on is cut, if states cannot be taken inside its passes."""
+        if self._keeper is None or req.skip_radix_cache_insert:
+            return None
+        # What a reply leaves near the prompt's end is not worth a pass of its own.
+        places = (each for each in self._keeper.wanted(req) if each.reason is not Reason.TRACKED)
+        return next((each.tokens for each in places if each.tokens > start), None)
+
+    def takes(self, req: Req, tokens: int) -> bool:
+        """Whether a request's state after so many tokens is on its way."""
+        return any(taking.wanted.tokens == tokens for taking in self._of.get(req, ()))
+
     # ---- the tree ----
 
     def ready(self, req: Req, most: int) -> int:
@@ -295,10 +330,9 @@ def _take_off(batch: ScheduleBatch, takings: dict[Place, Taking]) -> Flight:
     return Flight(plan, [takings[place] for place in inside], ends)
 
 
-def _prefix(req: Req, tokens: int) -> Hashable:
-    """What of the tree a state after so many tokens belongs to."""
+def _prefix(req: Req, tokens: int) -> _Prefix:
     ids = req.full_untruncated_fill_ids[:tokens]
-    return req.extra_key, req.cache_salt, ids.tobytes()
+    return _Prefix(req.extra_key, req.cache_salt or None, ids.tobytes())
 
 
 def _slot_of(taking: Taking) -> torch.Tensor:

@@ -15,6 +15,7 @@ from sglang_marconi.cache.mamba_component import MarconiMambaComponent
 from sglang_marconi.cache.paged_component import PagedMambaComponent
 from sglang_marconi.cache.pass_states import PassStates
 from sglang_marconi.cache.tracked_states import TrackedStates
+from sglang_marconi.cache.waiting import WaitingRequests
 from sglang_marconi.events import Decision, Observer, timed
 
 if TYPE_CHECKING:
@@ -84,13 +85,15 @@ def choose_components(
     *,
     tracked: TrackedStates | None = None,
     passing: PassStates | None = None,
+    waiting: WaitingRequests | None = None,
 ) -> None:
     """Have the cache built from ``params`` use our tree and components, and ``policy``.
 
     ``tuning``: what changes the policy while serving, if anything does. ``observer``: who hears
     of what happens. ``tracked`` and ``passing``: what hear of each pass; without them no tracked
-    state is kept, and none is taken inside a pass.
+    state is kept, and none is taken inside a pass. ``waiting``: what follows the queue.
     """
+    passing = PassStates(params.req_to_token_pool) if passing is None else passing
     paged = has_store(params.req_to_token_pool)
     states = PagedMambaComponent if paged else MarconiMambaComponent
     params.component_registry_override = {
@@ -100,7 +103,8 @@ def choose_components(
             states,
             policy=policy,
             tracked=TrackedStates() if tracked is None else tracked,
-            passing=PassStates(params.req_to_token_pool) if passing is None else passing,
+            passing=passing,
+            waiting=WaitingRequests(passing) if waiting is None else waiting,
             tuning=tuning,
             observer=observer,
         ),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sglang.srt.mem_cache.unified_cache.components import (
     EvictLayer,
-    LRURefreshPhase,
     MambaComponent,
 )
+from sglang.srt.session.streaming_session import is_virtual_node
 
 from sglang_marconi.cache.ranked_eviction import EvictionStep, RankedEviction
 from sglang_marconi.events import Observer, What
@@ -62,12 +62,16 @@ class RankedStates(RankedEviction, MambaComponent):
 
     # ---- use and locks, for the policy ----
 
-    def refresh_lru(
-        self, phase: LRURefreshPhase, node: UnifiedTreeNode, root_node: UnifiedTreeNode
-    ) -> None:
-        super().refresh_lru(phase, node, root_node)
-        if phase is LRURefreshPhase.MATCH_END and self.node_has_component_data(node):
-            self.policy.use(self.tree_core.prefix(node))
+    def used(self, node_id: Any) -> None:
+        """A request is about to be computed from the state at this node, if there is any.
+
+        Its match alone is no use: SGLang matches what waits again and again.
+        """
+        # What a streaming session goes on from is not in the tree.
+        if not is_virtual_node(node_id):
+            node = self.tree_core.node_by_id(node_id)
+            if self.node_has_component_data(node):
+                self.policy.use(self.tree_core.prefix(node))
 
     def acquire_component_lock(
         self, node: UnifiedTreeNode, result: IncLockRefResult, lock_host: bool = False

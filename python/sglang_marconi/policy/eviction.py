@@ -141,7 +141,7 @@ class PricedLedger(PrefixLedger):
             freed, lost = freed - after.device_bytes, after.lost - form.lost
         # Without recurrent layers a state takes no room; the paper's grid has such a model.
         efficiency = saved * lost / (freed or 1)
-        return Candidate(efficiency, True, node.state_referenced, following is not None)
+        return Candidate(efficiency, True, _state_referenced(node), following is not None)
 
     def _host_copy(self, node: PrefixNode, saved: float) -> Candidate | None:
         """``node`` as a candidate to lose the state that it has on the host."""
@@ -149,7 +149,7 @@ class PricedLedger(PrefixLedger):
         if not node.has_state or node.state_in_use or not form.host_bytes:
             return None
         efficiency = saved * (1.0 - form.lost) / form.host_bytes
-        return Candidate(efficiency, True, node.state_referenced)
+        return Candidate(efficiency, True, _state_referenced(node))
 
     def _leaf(self, node: PrefixNode, saved: float) -> Candidate | None:
         """``node`` as a candidate to lose its KV, and with it the state worth ``saved`` FLOPs."""
@@ -158,7 +158,8 @@ class PricedLedger(PrefixLedger):
         if not node.has_state:
             return Candidate(0.0, False, node.kv_referenced)
         kept = 1.0 - self.forms[node.form].lost
-        return Candidate(saved * kept / self._leaf_bytes(node), True, node.kv_referenced)
+        referenced = node.kv_referenced or node.awaited > 0
+        return Candidate(saved * kept / self._leaf_bytes(node), True, referenced)
 
     def _saved_flops(self, node: PrefixNode) -> float:
         """FLOPs that a hit on ``node`` saves beyond one on the nearest state above it."""
@@ -283,6 +284,10 @@ class LeafEviction(SharedBudgetEviction):
 
     def _inner(self, node: PrefixNode, saved: float) -> Candidate | None:
         return None
+
+
+def _state_referenced(node: PrefixNode) -> bool:
+    return node.state_referenced or node.awaited > 0
 
 
 def _put(ranking: Ranking, node: PrefixNode, candidate: Candidate | None) -> None:

@@ -17,6 +17,7 @@ class PrefixNode:
     """
 
     __slots__ = (
+        "awaited",
         "branched",
         "children",
         "depth",
@@ -48,6 +49,8 @@ class PrefixNode:
         self.state_referenced = False
         self.leaf_offered = False
         self.kv_referenced = False
+        # How many requests wait that are about to resume there.
+        self.awaited = 0
         # It has had several children; how often its state was used; its request left a branch
         # point above it that nobody has used.
         self.branched = False
@@ -195,6 +198,12 @@ class PrefixLedger(ABC):
         """Whether an open session refers to ``node``'s KV."""
         node.kv_referenced = referenced
         self._stale[node] = None
+
+    def await_state(self, node: PrefixNode, change: int) -> None:
+        """So many more requests wait that are about to resume at ``node``, or fewer."""
+        node.awaited += change
+        if node.has_state:
+            self._stale[node] = None
 
     def notice(self, node: PrefixNode) -> None:
         """``node`` is worth more or less now, for a reason that the ledger does not see."""

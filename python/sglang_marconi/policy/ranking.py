@@ -13,8 +13,9 @@ class Candidate(NamedTuple):
     """What evicting a node, or demoting its state, would give up and free.
 
     ``efficiency``: FLOPs of a hit on it that are given up for each byte that is freed.
-    ``resumable``: a prompt can resume there. ``referenced``: an open session refers to it; such
-    candidates come after all others. ``demotion``: it would keep its state, in less room.
+    ``resumable``: a prompt can resume there. ``referenced``: an open session refers to it, or a
+    request that waits is about to resume there; such candidates come after all others.
+    ``demotion``: it would keep its state, in less room.
     """
 
     efficiency: float

@@ -12,6 +12,7 @@ from sglang_marconi.seams.tree import TREE_SEAMS
 
 _SRT = "sglang.srt"
 _ADDER = f"{_SRT}.managers.schedule_policy.PrefillAdder"
+_REQUEST = f"{_SRT}.managers.schedule_batch.Req"
 _SCHEDULER = f"{_SRT}.managers.scheduler.Scheduler"
 _INTERNAL_STATE = f"{_SRT}.managers.scheduler_components.internal_state"
 _CONFIGURATOR = f"{_SRT}.mem_cache.kv_cache_configurator.KVCacheConfigurator"
@@ -42,6 +43,27 @@ SELECT_ADMISSION = Seam(
 )
 ADD_CHUNKED = Seam(
     f"{_ADDER}.add_chunked_req", "self, req", Kind.AROUND, "end a later chunk on the branch, too"
+)
+PREFILL_ROUND = Seam(
+    f"{_SCHEDULER}._get_new_batch_prefill_raw",
+    "self, prefill_delayer_single_pass, running_batch",
+    Kind.BEFORE,
+    "what waits, and which states are under way for it",
+)
+NEXT_ROUND = Seam(
+    f"{_REQUEST}.init_next_round_input",
+    "self, tree_cache, cow_mamba",
+    Kind.AROUND,
+    "a request that waits for a state is not matched",
+)
+ADD_REQUEST = Seam(
+    f"{_ADDER}.add_one_req",
+    "self, req, has_chunked_req, truncation_align_size",
+    Kind.AROUND,
+    "nor admitted; one that is uses its state",
+)
+PREEMPT = Seam(
+    f"{_ADDER}.preempt_to_schedule", "self, req", Kind.AROUND, "nor is another retracted for it"
 )
 COMMIT_ADMISSION = Seam(
     f"{_ADDER}._commit_prefill_admission",
@@ -122,6 +144,10 @@ _HOOKS = (
     PUBLISH,
     SELECT_ADMISSION,
     ADD_CHUNKED,
+    PREFILL_ROUND,
+    NEXT_ROUND,
+    ADD_REQUEST,
+    PREEMPT,
     COMMIT_ADMISSION,
     TRACK_GRID,
     DECODE,
@@ -212,6 +238,12 @@ _OTHERS = (
         "prefix_len, extend_len, max_new_tokens, is_chunked, replay_len",
         Kind.CALL,
         "an admission with a shorter chunk",
+    ),
+    Seam(
+        f"{_REQUEST}._compute_max_prefix_len",
+        "self, input_len",
+        Kind.CALL,
+        "after how many tokens a request that waits may resume",
     ),
     Seam(
         f"{_INTERNAL_STATE}._UpdateHandler",

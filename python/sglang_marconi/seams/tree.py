@@ -65,7 +65,6 @@ _STATES = (
     _override(
         f"{_MAMBA}.reclaimable_value_len", "self, node", "with a store: a state is its store pages"
     ),
-    _override(f"{_MAMBA}.refresh_lru", "self, phase, node, root_node", "the policy hears of uses"),
     _override(
         f"{_MAMBA}.acquire_component_lock",
         "self, node, result, lock_host",
