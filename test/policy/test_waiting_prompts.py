@@ -90,7 +90,7 @@ steps = st.lists(
     st.one_of(
         st.tuples(st.just("add"), keys, st.integers(0, 9), st.integers(0, 9)),
         st.tuples(st.just("remove"), st.integers(0, 9)),
-        st.tuples(st.just("expect"), keys),
+        st.tuples(st.just("expect"), st.integers(0, 9), st.integers(1, 9)),
         st.tuples(st.just("expect nothing")),
         st.tuples(st.just("resume"), st.integers(0, 9), st.integers(0, 9)),
     ),
@@ -119,10 +119,10 @@ def test_as_by_comparing_each_with_each(
             del naive.waiting[gone]
             naive.forget_unshared()
             tree.remove(gone)
-        elif what == "expect":
-            namespace, tokens = given_[0]
+        elif what == "expect" and there:
+            namespace, prompt, _ = naive.waiting[there[given_[0] % len(there)]]
+            tokens = prompt[: given_[1]]
             naive.expected.append((namespace, tokens))
-            naive.forget_unshared()
             tree.expect(namespace, ids(tokens))
         elif what == "expect nothing":
             naive.expected.clear()
@@ -136,10 +136,41 @@ def test_as_by_comparing_each_with_each(
 def compare(tree: WaitingPrompts[int], naive: Naive, asked: Key, start: int) -> None:
     namespace, tokens = asked
     assert set(tree) == set(naive.waiting) and len(tree) == len(naive.waiting)
-    for but in (None, *list(naive.waiting)[:1]):
-        assert tree.places(namespace, ids(tokens), start, but) == naive.places(
-            namespace, tokens, start, but
-        )
+    # Another prompt, and each of those that wait as the one that goes first.
+    prefills = [(None, namespace, tokens)]
+    prefills += [(each, space, prompt) for each, (space, prompt, _) in naive.waiting.items()]
+    for but, space, prompt in prefills:
+        found = tree.places(space, ids(prompt), start, but)
+        assert found == naive.places(space, prompt, start, but)
     for request in naive.waiting:
         assert tree.waits(request) == naive.waits(request)
     assert set(tree.sharing(namespace, ids(tokens))) == naive.sharing(namespace, tokens)
+
+
+def tree_of(*prompts: Tokens, cost: ModelCost = FREE_PASSES) -> WaitingPrompts[Tokens]:
+    """Prompts that wait and could resume nowhere, each by itself."""
+    tree: WaitingPrompts[Tokens] = WaitingPrompts(cost, 1, lambda _: 0)
+    for prompt in prompts:
+        tree.add(prompt, "", ids(prompt), len(prompt) - 1)
+    return tree
+
+
+def test_what_is_expected_stays_where_it_is_as_edges_change() -> None:
+    first, second = (1, 2, 3, 4), (1, 2, 3, 9)
+    tree = tree_of(first)
+    tree.expect("", ids((1, 2)))
+    tree.add(second, "", ids(second), 3)
+    assert tree.waits(first) and tree.waits(second)
+    tree.remove(second)
+    assert tree.waits(first)
+    tree.expect_nothing()
+    assert not tree.waits(first)
+
+
+def test_the_place_before_counts_as_there() -> None:
+    cost = replace(PAPER, pass_flops=10 * PAPER.prefill_flops(0, 2))
+    prompts = [(1, 2, 3, 4, 9), (1, 2, 3, 8), (1, 2, 7)]
+    tree = tree_of(*prompts, cost=cost)
+    # After 2, 3 and 4 tokens: one token more is not worth another state, two are.
+    assert tree.places("", ids((1, 2, 3, 4, 5)), 0) == [2, 4]
+    assert tree.places("", ids((1, 2, 3, 4, 5)), 2) == [3]

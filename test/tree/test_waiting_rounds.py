@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -60,12 +61,14 @@ class Queue(Serving):
     def use(self, req: Req) -> None:
         """The hook on the admission says so itself."""
 
-    def round(self, most: int | None = None) -> list[Req]:
+    def round(self, most: int | None = None, late: Sequence[list[int]] = ()) -> list[Req]:
         """One round of admissions, of prompts with at most ``most`` tokens in a pass.
 
-        Returns who was admitted; their pass is launched.
+        ``late``: prompts that come when it has begun. Returns who was admitted; their pass is
+        launched.
         """
         self.waiting.begin(self)
+        self.come(*late)
         flights: list[Flight] = []
         adder: Any = SimpleNamespace(can_run_list=[])
 
@@ -204,11 +207,13 @@ def test_a_state_that_was_read_before_its_prompt_has_ended() -> None:
     assert hits([second]) == [6]
 
 
-def test_if_it_is_aborted_the_next_one_leads() -> None:
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_if_it_is_aborted_the_next_one_leads(rounds: int) -> None:
     queue = Queue()
     first, second, third = queue.come(*([*PREFIX, last] for last in (7, 8, 9)))
     queue.round()
-    assert queue.round() == []
+    for _ in range(rounds):
+        assert queue.round() == []
     first.finished_reason = FINISH_ABORT()
     queue.abort(queue.flights[0])
     assert queue.round() == [second]
@@ -285,6 +290,49 @@ def test_what_a_waiting_request_would_use_goes_last(valuation: type[Valuation]) 
     assert queue.node(*PREFIX).awaited == 0
 
 
+def test_the_kv_of_what_a_waiting_request_would_use_goes_last() -> None:
+    queue = Queue()
+    for first in range(20, 24):
+        queue.put([first] * 6, state=True)
+    queue.come([20] * 7)
+    queue.waiting.begin(queue)
+    queue.waiting.begin(queue)
+    queue.evict(tokens=3 * 6)
+    assert queue.node(*[20] * 6).has_state
+
+
+def test_if_it_goes_the_state_above_is_awaited() -> None:
+    queue = Queue()
+    queue.put(PREFIX[:3], state=True)
+    queue.put(PREFIX, state=True)
+    [waits] = queue.come([*PREFIX, 7])
+    queue.waiting.begin(queue)
+    queue.waiting.begin(queue)
+    above = queue.node(*PREFIX[:3])
+    assert above.awaited == 0
+    queue.hold(PREFIX[:3], state=True)
+    queue.evict(states=1)
+    queue.waiting.begin(queue)
+    assert above.awaited == 1
+    assert queue.round() == [waits]
+    assert hits([waits]) == [3]
+    assert above.awaited == 0
+
+
+def test_those_that_come_while_a_round_goes_on() -> None:
+    """As those do whose grammar is ready then."""
+    queue = Queue()
+    assert len(queue.round(late=[[*PREFIX, last] for last in (7, 8, 9)])) == 1
+
+
+def test_nobody_is_retracted_for_a_request_that_waits() -> None:
+    queue = Queue()
+    first, second = queue.come([*PREFIX, 7], [*PREFIX, 8])
+    assert queue.waiting.preempt(lambda *_: True, None, second)
+    assert queue.round() == [first]
+    assert not queue.waiting.preempt(lambda *_: True, None, second)
+
+
 def test_a_state_that_comes_is_awaited_from_then_on() -> None:
     queue = Queue()
     _, *others = queue.come(*([*PREFIX, last] for last in (7, 8, 9)))
@@ -330,4 +378,6 @@ def test_an_emptied_tree() -> None:
     queue.put([8] * 3, state=True)
     assert queue.round() == [waits]
     assert hits([waits]) == [0]
+    # The policy looks at what it was told of.
+    queue.put([9] * 3, state=True)
     queue.check()
