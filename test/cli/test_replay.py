@@ -121,6 +121,25 @@ def test_simulator_and_server_lie_side_by_side(tmp_path: Path) -> None:
     assert served.flops_saved > 0
 
 
+def test_simulated_requests_arrive_one_by_one_or_together(tmp_path: Path) -> None:
+    """Two pairs of the same prompt, each at one instant: of those of a pass none sees another."""
+    trace, file = tmp_path / "pairs.jsonl", tmp_path / "runs"
+    with trace.open("w") as lines:
+        for number in range(4):
+            record = {"session_id": number, "turn_id": 0, "ts": number // 2}
+            record |= {"input_tokens": list(range(500)), "output_tokens": [number, 1]}
+            lines.write(json.dumps(record) + "\n")
+
+    def hits(*arguments: str) -> list[int]:
+        main(["replay", str(trace), *arguments, "--per-request", str(file)])
+        return [record.hit_tokens for record in read_records(file, RequestRecord)]
+
+    assert hits("--policy", "lru") == [0, 0, 499, 499]
+    assert hits("--policy", "lru", "--speed", "1") == [0, 0, 0, 0]
+    assert hits("--policy", "auto", "--speed", "1") == [0, 499, 499, 499]
+    assert hits("--policy", "auto", "--concurrency", "4") == [0, 499, 499, 499]
+
+
 def test_a_server_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"127\.0\.0\.1:9"):
         main(["replay", "lmsys:sessions=1", "--server", "http://127.0.0.1:9"])
@@ -163,6 +182,8 @@ def test_broken_records_are_skipped_only_on_request(
         (["lmsys:sessions=x"], "sessions=x"),
         (["lmsys", "--model", "gpt-5"], "gpt-5"),
         (["lmsys", "--policy", "oracle", "--two-pools"], "two pools"),
+        (["lmsys", "--policy", "marconi", "--concurrency", "2"], "marconi:ALPHA"),
+        (["lmsys", "--policy", "vllm+", "--speed", "1"], "one request at a time"),
     ],
 )
 def test_what_is_wrong_is_one_line(arguments: list[str], named: str) -> None:

@@ -10,10 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sglang_marconi.cost import ModelCost, preset
 from sglang_marconi.cost.latency import LatencyProfile
+from sglang_marconi.policy.eviction import EvictionPolicy
+from sglang_marconi.policy.registry import make_valuation
 from sglang_marconi.simulate import future, radix_cache
 from sglang_marconi.simulate.cache import Budget, SimulatedCache
 from sglang_marconi.simulate.policies import NAMES, PolicyError, build_cache
 from sglang_marconi.simulate.run import Setup, simulate
+from sglang_marconi.simulate.two_pools import TwoPoolCache
 from sglang_marconi.traces.formats import read_trace
 from sglang_marconi.traces.generators import generate
 from sglang_marconi.traces.requests import TraceRequest
@@ -137,6 +140,16 @@ def test_a_prompt_takes_the_kv_of_its_whole_pass_at_once(kv_tokens: int, resumed
     budget = Budget(states + kv, states / (states + kv))
     cache = build_cache("lru", replace(COST, pass_flops=0.0), budget, asked)
     assert hits(cache, asked) == [0, 0, 0, resumed]
+
+
+def test_a_store_counts_a_state_once() -> None:
+    """Of the second prompt, one at its branch point and one at its end, beside the first's end."""
+    asked = [request([*[1] * 50, 10 + n], [20 + n, 3]) for n in range(2)]
+    policy = EvictionPolicy(COST, make_valuation("lru"))
+    states = 3 * COST.state_bytes
+    cache = TwoPoolCache(COST, policy, state_bytes=states, kv_bytes=10_000, store=True)
+    assert hits(cache, asked) == [0, 0]
+    assert (cache.state_bytes_held, cache.evictions) == (states, 0)
 
 
 def test_what_does_not_fit_is_not_kept_and_drives_nothing_out() -> None:

@@ -52,6 +52,13 @@ def test_blocks_are_whole_but_the_last(hashes: list[int], block: int, cut: int) 
     assert Tokens.blocks(hashes, block, length).expand() == whole[:length]
 
 
+@given(tokens, tokens)
+def test_numbers_are_equal_where_the_tokens_are(a: Tokens, b: Tokens) -> None:
+    for one, other in ((a, b), (a, a)):
+        numbers = one.numbers()[:, None] == other.numbers()
+        assert numbers.tolist() == [[x == y for y in other.expand()] for x in one.expand()]
+
+
 @pytest.mark.parametrize("length", [0, 4, 9, 100])
 def test_hashes_that_do_not_make_the_length_are_refused(length: int) -> None:
     with pytest.raises(ValueError, match=f"2 blocks of 4 tokens do not make {length} tokens"):

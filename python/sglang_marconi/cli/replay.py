@@ -90,19 +90,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"one or more of {', '.join(ENCODINGS)}: what checkpoints may be demoted to when "
         "memory is short; default: exact, as they are",
     )
+    pace = parser.add_mutually_exclusive_group()
+    pace.add_argument(
+        "--concurrency",
+        type=count,
+        help="requests at a time; default: 1, or against a server 4",
+    )
+    pace.add_argument(
+        "--speed",
+        type=positive,
+        help="keep the trace's arrival times: a server gets requests this many times as fast; "
+        "simulated, those of one instant come together",
+    )
     server = parser.add_argument_group("against a running server")
     server.add_argument(
         "--server",
         metavar="URL",
         help="send the trace there too, such as http://127.0.0.1:30000; it must run with "
         "--enable-cache-report",
-    )
-    pace = server.add_mutually_exclusive_group()
-    pace.add_argument(
-        "--concurrency", type=count, help="requests at a time, as fast as they go; default: 4"
-    )
-    pace.add_argument(
-        "--speed", type=positive, help="keep the trace's arrival times, this many times as fast"
     )
     server.add_argument(
         "--vocabulary",
@@ -146,8 +151,20 @@ def run(args: argparse.Namespace) -> int:
         )
         traces[trace.name] = trace.requests
     share = None if args.two_pools is None else args.two_pools / (1 + args.two_pools)
+    concurrency = None if args.speed is not None else args.concurrency or 1
     jobs = [
-        Job(Setup(name, policy, args.model, cost, Budget(budget, share, encoding), latency), name)
+        Job(
+            Setup(
+                name,
+                policy,
+                args.model,
+                cost,
+                Budget(budget, share, encoding),
+                latency,
+                concurrency,
+            ),
+            name,
+        )
         for name in traces
         for policy in args.policy or ([] if args.server else ["auto"])
         for encoding in (["exact"] if policy == UNLIMITED else args.encoding)
@@ -155,7 +172,7 @@ def run(args: argparse.Namespace) -> int:
         for budget in (args.budget[:1] if policy == UNLIMITED else args.budget)
     ]
     for job in jobs:
-        check_policy(job.setup.policy, job.setup.budget)
+        check_policy(job.setup.policy, job.setup.budget, together=concurrency != 1)
     runs: list[RunRecord] = []
     requests: list[RequestRecord] = []
     with progress_bar() as progress:

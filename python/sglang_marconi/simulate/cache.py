@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from sglang_marconi.traces.requests import TraceRequest
@@ -43,6 +44,13 @@ class SimulatedCache(ABC):
     @abstractmethod
     def serve(self, request: TraceRequest) -> int:
         """Serve a request; returns how many tokens of its prompt were reused."""
+
+    def serve_together(self, requests: Sequence[TraceRequest]) -> list[int]:
+        """Serve requests that arrive together, of different sessions; what each of them reused.
+
+        By default as if each came when the one before it has ended.
+        """
+        return [self.serve(request) for request in requests]
 
     def _note_peak(self) -> None:
         self.peak_bytes = max(self.peak_bytes, self.state_bytes_held + self.kv_bytes_held)

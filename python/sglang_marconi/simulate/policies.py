@@ -8,7 +8,7 @@ from sglang_marconi.cost import ModelCost
 from sglang_marconi.policy.eviction import EvictionPolicy, LeafEviction, SharedBudgetEviction
 from sglang_marconi.policy.forms import Form, forms_of
 from sglang_marconi.policy.ranking import Valuation
-from sglang_marconi.policy.registry import BASELINE, POLICIES, TUNED, make_valuation
+from sglang_marconi.policy.registry import BASELINE, POLICIES, SERVED, TUNED, make_valuation
 from sglang_marconi.simulate.block_cache import BlockCache
 from sglang_marconi.simulate.cache import Budget, SimulatedCache
 from sglang_marconi.simulate.oracle import OracleCache
@@ -42,13 +42,16 @@ NAMES = {
 }
 """What there is, with a description."""
 
+# The tuner is told of requests as they end.
+_ONE_BY_ONE = ("vllm+", TUNED)
+
 
 class PolicyError(ValueError):
     """There is no such policy, or not with this budget."""
 
 
-def check_policy(policy: str, budget: Budget) -> None:
-    """See whether there is such a policy for such a budget.
+def check_policy(policy: str, budget: Budget, *, together: bool = False) -> None:
+    """See whether there is such a policy for such a budget, and for requests that come together.
 
     Raises:
         PolicyError: names the policy and what is possible.
@@ -64,6 +67,9 @@ def check_policy(policy: str, budget: Budget) -> None:
             raise PolicyError(f"{policy} is for one budget; with two pools there are {possible}")
         if budget.encoding != "exact":
             raise PolicyError(f"{policy} keeps states exact; with an encoding there are {possible}")
+    if together and policy in _ONE_BY_ONE:
+        possible = ", ".join(name for name in (*NAMES, f"{TUNED}:ALPHA") if name not in _ONE_BY_ONE)
+        raise PolicyError(f"{policy} serves one request at a time; several, {possible} do")
 
 
 def build_cache(
@@ -71,7 +77,7 @@ def build_cache(
 ) -> SimulatedCache:
     """The cache of a policy, empty.
 
-    ``requests`` is the trace to come, which only ``oracle`` looks at.
+    ``requests`` is the trace to come, as it will be served, which only ``oracle`` looks at.
 
     Raises:
         PolicyError: see `check_policy`.
@@ -82,7 +88,9 @@ def build_cache(
         return _ONE_BUDGET[name](cost, budget.total_bytes, requests)
 
     def empty() -> RadixCache:
-        return _tree_cache(cost, budget, make_valuation(name))
+        cache = _tree_cache(cost, budget, make_valuation(name))
+        cache.waits = name in SERVED
+        return cache
 
     if name == TUNED and not colon:
         return TunedCache(empty)

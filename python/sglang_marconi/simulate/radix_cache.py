@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from sglang_marconi.cost import ModelCost
 from sglang_marconi.policy.admission import PrefixMatch, branch_point
 from sglang_marconi.policy.eviction import PricedLedger
 from sglang_marconi.policy.ledger import PrefixNode
+from sglang_marconi.simulate.arrivals import Admitted, rounds
 from sglang_marconi.simulate.cache import SimulatedCache
 from sglang_marconi.simulate.tree import RadixTree, TreeNode, Walk
+from sglang_marconi.traces.requests import TraceRequest
 from sglang_marconi.traces.tokens import Tokens
 
 
@@ -23,6 +27,10 @@ class Match(NamedTuple):
     resumed: TreeNode | None
     branch: TreeNode | None
 
+    def inside(self, places: Sequence[int]) -> list[int]:
+        """After how many tokens it leaves states: at its branch point and at ``places``."""
+        return sorted({*places, *([self.branch.depth] if self.branch is not None else [])})
+
 
 class RadixCache(SimulatedCache):
     """A tree and the policy's view of it, for the caches that serve requests on it.
@@ -31,6 +39,9 @@ class RadixCache(SimulatedCache):
     which has to be computed. The state of a finished request stands before the last token
     it sampled, which the model has not read.
     """
+
+    waits = False
+    """Whether requests that arrive together wait for what one of them can leave for others."""
 
     def __init__(self, cost: ModelCost, policy: PricedLedger) -> None:
         self.cost = cost
@@ -42,7 +53,43 @@ class RadixCache(SimulatedCache):
         self._held = self._tree.root
         # In order, so that a run repeats.
         self._locked: tuple[TreeNode, ...] = ()
+        # What the requests of the same pass resume from; in order, too.
+        self._in_pass: dict[TreeNode, None] = {}
         self._tree.root.prefix = policy.root
+
+    def serve(self, request: TraceRequest) -> int:
+        return self._serve_pass([Admitted(request)])[0]
+
+    def serve_together(self, requests: Sequence[TraceRequest]) -> list[int]:
+        if not self.waits or len(requests) == 1:
+            return self._serve_pass([Admitted(request) for request in requests])
+        hits = [0] * len(requests)
+        for numbered in rounds(requests, self.cost, self._resumes):
+            found = self._serve_pass([admitted for _, admitted in numbered])
+            for (number, _), hit in zip(numbered, found, strict=True):
+                hits[number] = hit
+        return hits
+
+    def _serve_pass(self, admitted: Sequence[Admitted]) -> list[int]:
+        """Serve requests that see nothing of each other."""
+        matches = [self._match(each.request.prompt) for each in admitted]
+        if len(matches) > 1:
+            self._hold_in_pass(matches)
+        for each, match in zip(admitted, matches, strict=True):
+            self._finish(each, match)
+            self._release()
+            self._note_peak()
+        self._release_pass()
+        return [match.hit for match in matches]
+
+    @abstractmethod
+    def _finish(self, admitted: Admitted, match: Match) -> None:
+        """Make room for what a request leaves, and keep what fits of it."""
+
+    def _resumes(self, request: TraceRequest) -> int:
+        """After how many tokens a request could resume now."""
+        walk = self._tree.walk(request.prompt, len(request.prompt) - 1)
+        return next((node.depth for node in reversed(walk.path) if node.prefix.has_state), 0)
 
     def _match(self, prompt: Tokens) -> Match:
         walk = self._tree.walk(prompt, len(prompt) - 1)
@@ -83,8 +130,24 @@ class RadixCache(SimulatedCache):
         held, self._held = self._held, self._tree.root
         self._offer_if_leaf(held)
         for node in self._locked:
-            self.policy.unlock_state(node.prefix)
+            if node not in self._in_pass:
+                self.policy.unlock_state(node.prefix)
         self._locked = ()
+
+    def _hold_in_pass(self, matches: Sequence[Match]) -> None:
+        """Keep what the requests of a pass resume from until all of them have ended."""
+        nodes = (match.resumed for match in matches)
+        self._in_pass = dict.fromkeys(node for node in nodes if node is not None)
+        for node in self._in_pass:
+            if not node.children:
+                self.policy.withdraw_leaf(node.prefix)
+            self.policy.lock_state(node.prefix)
+
+    def _release_pass(self) -> None:
+        nodes, self._in_pass = self._in_pass, {}
+        for node in nodes:
+            self.policy.unlock_state(node.prefix)
+            self._offer_if_leaf(node)
 
     # ---- room ----
 
@@ -111,6 +174,11 @@ class RadixCache(SimulatedCache):
         self._tree.remove(leaf)
         self.policy.remove(prefix)
         self._offer_if_leaf(parent)
+
+    def _leave_inside(self, node: TreeNode) -> None:
+        """A state inside a prompt, unless another request of the pass has left it."""
+        if not node.prefix.has_state:
+            self._store_state(node)
 
     def _store_state(self, node: TreeNode) -> None:
         if node.prefix.has_state:
@@ -148,7 +216,8 @@ class RadixCache(SimulatedCache):
         return self._numbered
 
     def _offer_if_leaf(self, node: TreeNode) -> None:
-        if not node.children and node.parent is not None and node is not self._held:
+        held = node is self._held or node in self._in_pass
+        if not node.children and node.parent is not None and not held:
             self.policy.offer_leaf(node.prefix)
 
     def _edge_bytes(self, start: int, end: int) -> int:

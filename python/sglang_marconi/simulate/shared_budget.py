@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sglang_marconi.cost import ModelCost
 from sglang_marconi.policy.eviction import SharedBudgetEviction
-from sglang_marconi.simulate.radix_cache import RadixCache
-from sglang_marconi.simulate.tree import TreeNode
-from sglang_marconi.traces.requests import TraceRequest
+from sglang_marconi.simulate.arrivals import Admitted
+from sglang_marconi.simulate.radix_cache import Match, RadixCache
 from sglang_marconi.traces.tokens import Tokens
 
 
@@ -25,48 +26,55 @@ class SharedBudgetCache(RadixCache):
         super().__init__(cost, policy)
         self._total = total_bytes
 
-    def serve(self, request: TraceRequest) -> int:
-        match = self._match(request.prompt)
+    def _finish(self, admitted: Admitted, match: Match) -> None:
+        request = admitted.request
         sequence = request.prompt + request.reply
         end = len(request.prompt) + max(len(request.reply) - 1, 0)
         walk = self._tree.walk(sequence, end)
         known = walk.partial or (walk.path[-1] if walk.path else self._tree.root)
         self._hold(known, *([match.resumed] if match.resumed is not None else []))
         kv_bytes = self._edge_bytes(walk.shared, end)
-        branch = match.branch
+        inside = match.inside(admitted.places)
         keeps_end = True
-        if self._is_short(1 if branch is None else 2, kv_bytes):
-            if branch is not None and not self.policy.admits_branch(match.hit, branch.depth):
-                branch = None
+        if self._is_short(1 + len(inside), kv_bytes):
+            inside = self._worth_their_room(match.hit, inside)
             # The end of a conversation takes the place of its last one.
             if match.resumed is None or match.resumed.prefix.branched:
-                above = match.hit if branch is None else branch.depth
+                above = inside[-1] if inside else match.hit
                 keeps_end = self.policy.admits_end(above, end, kv_bytes)
         if keeps_end:
-            self._keep(sequence, end, kv_bytes, branch)
-        elif branch is not None and self._make_room(1, 0):
-            self._store_branch(branch)
-        self._release()
-        self._note_peak()
-        return match.hit
+            self._keep(sequence, end, kv_bytes, inside)
+        elif inside:
+            last = inside[-1]
+            if self._make_room(len(inside), self._edge_bytes(min(walk.shared, last), last)):
+                self._store_inside(sequence, inside)
 
-    def _keep(self, sequence: Tokens, end: int, kv_bytes: int, branch: TreeNode | None) -> None:
-        """Store what fits of: the request's KV, the state at its end, the one at its branch."""
-        wanted = 1 if branch is None else 2
+    def _worth_their_room(self, above: int, inside: Sequence[int]) -> list[int]:
+        """Those places that are worth what has to go for a state there."""
+        worth = []
+        for depth in inside:
+            if self.policy.admits_branch(above, depth):
+                worth.append(depth)
+                above = depth
+        return worth
+
+    def _keep(self, sequence: Tokens, end: int, kv_bytes: int, inside: Sequence[int]) -> None:
+        """Store what fits of: the request's KV, the state at its end, those inside its prompt."""
+        wanted = 1 + len(inside)
         states = next((n for n in range(wanted, -1, -1) if self._make_room(n, kv_bytes)), None)
         if states is None:
             return
-        if branch is not None and states == wanted:
-            self._store_branch(branch)
+        # The deepest save most.
+        self._store_inside(sequence, inside[len(inside) - max(states - 1, 0) :])
         # The live cache inserts a prompt when its prefill ends, and its reply at the end.
         self.policy.tick()
         node = self._insert(sequence, end)
         if states:
             self._store_state(node)
 
-    def _store_branch(self, branch: TreeNode) -> None:
-        self.policy.tick()
-        self._store_state(branch)
+    def _store_inside(self, sequence: Tokens, inside: Sequence[int]) -> None:
+        for depth in inside:
+            self._leave_inside(self._insert(sequence, depth))
 
     def _is_short(self, states: int, kv_bytes: int) -> bool:
         """Whether so much is not free."""

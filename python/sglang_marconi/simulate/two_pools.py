@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sglang_marconi.cost import ModelCost
 from sglang_marconi.policy.eviction import EvictionPolicy
-from sglang_marconi.simulate.radix_cache import RadixCache
+from sglang_marconi.simulate.arrivals import Admitted
+from sglang_marconi.simulate.radix_cache import Match, RadixCache
 from sglang_marconi.simulate.tree import TreeNode
 from sglang_marconi.traces.requests import TraceRequest
 from sglang_marconi.traces.tokens import Tokens
@@ -41,41 +44,38 @@ class TwoPoolCache(RadixCache):
         self._own_state_bytes = 0
         self._own_kv_bytes = 0
 
-    def serve(self, request: TraceRequest) -> int:
-        match = self._match(request.prompt)
+    def _finish(self, admitted: Admitted, match: Match) -> None:
         self._hold(match.resumed or self._tree.root)
         if self._store or self._take_state():
-            self._run(request, match.hit, match.branch)
+            self._run(admitted.request, match.hit, match.inside(admitted.places))
         self._own_state_bytes = self._own_kv_bytes = 0
-        self._release()
-        self._note_peak()
-        return match.hit
 
-    def _run(self, request: TraceRequest, hit: int, branch: TreeNode | None) -> None:
+    def _run(self, request: TraceRequest, hit: int, inside: Sequence[int]) -> None:
         """A request that finds no room for its KV ends there, as one that was aborted."""
         sequence = request.prompt + request.reply
         prompt = len(request.prompt)
         if not self._take_kv(hit, prompt):
             return
-        taken = branch is not None and self._take_state_for_branch(hit, branch.depth)
+        taken: list[int] = []
+        for depth in inside:
+            if self._take_state_for_branch(taken[-1] if taken else hit, depth):
+                taken.append(depth)
         self._hold(self._enter(sequence, prompt))
-        if branch is not None and taken:
-            self._give_state(self._enter(sequence, branch.depth))
+        for depth in taken:
+            self._own_state_bytes -= self._new_state_bytes
+            self._leave_inside(self._enter(sequence, depth))
         end = prompt + max(len(request.reply) - 1, 0)
         if self._take_kv(prompt, end):
             stored = not self._store or self._take_state()
             node = self._enter(sequence, end)
             if stored:
-                self._give_state(node)
+                self._own_state_bytes -= self._new_state_bytes
+                self._store_state(node)
 
     def _enter(self, sequence: Tokens, depth: int) -> TreeNode:
         """Insert what was computed: its KV is the tree's, or a duplicate and given back."""
         self._own_kv_bytes = 0
         return self._insert(sequence, depth)
-
-    def _give_state(self, node: TreeNode) -> None:
-        self._own_state_bytes -= self._new_state_bytes
-        self._store_state(node)
 
     def _take_state_for_branch(self, above: int, depth: int) -> bool:
         if self._has_room() or self.policy.admits_branch(above, depth):

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 _Ints = NDArray[np.int64]
 
+_PLACE_BITS = 20
+
 
 class Tokens:
     """A sequence of tokens, kept as runs.
@@ -56,6 +58,17 @@ class Tokens:
             np.concatenate((self.ids, other.ids)),
             np.concatenate((self.ends, other.ends + len(self))),
         )
+
+    def numbers(self) -> _Ints:
+        """A number for each token, int64 of shape ``[tokens]``: equal where the tokens are.
+
+        Expects runs shorter than 2^20 tokens and numbers of runs below 2^43.
+        """
+        if len(self) == len(self.ids):
+            return self.ids << _PLACE_BITS
+        lengths = np.diff(self.ends, prepend=0)
+        places = np.arange(len(self)) - np.repeat(self.ends - lengths, lengths)
+        return (np.repeat(self.ids, lengths) << _PLACE_BITS) + places
 
     def common_prefix(self, other: Tokens) -> int:
         """How many tokens both start with."""
