@@ -50,7 +50,6 @@ class PricedLedger(PrefixLedger):
         self.forms = check_forms(forms or forms_of(cost.state_bytes))
         self.cost = cost
         self._uses_host = self.forms[-1].host_bytes > 0
-        valuation.attach(self.notice)
         self.clear()
 
     def clear(self) -> None:
@@ -61,7 +60,6 @@ class PricedLedger(PrefixLedger):
     def revalue(self, valuation: Valuation) -> None:
         """Have another valuation say which candidate goes first, from now on."""
         self.valuation = valuation
-        valuation.attach(self.notice)
         valuation.clear()
         self._rank_anew()
         self._notice_all()

@@ -205,10 +205,6 @@ class PrefixLedger(ABC):
         if node.has_state:
             self._stale[node] = None
 
-    def notice(self, node: PrefixNode) -> None:
-        """``node`` is worth more or less now, for a reason that the ledger does not see."""
-        self._stale[node] = None
-
     # ---- for subclasses ----
 
     @abstractmethod

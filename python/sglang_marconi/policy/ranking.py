@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from sglang_marconi.policy.ledger import PrefixNode
@@ -93,12 +93,6 @@ class Valuation(ABC):
     @abstractmethod
     def ranking(self) -> Ranking:
         """A new ranking, without candidates."""
-
-    def attach(self, notice: Callable[[PrefixNode], None]) -> None:  # noqa: B027
-        """A ledger asks this valuation from now on.
-
-        ``notice`` has it place a node again whose worth has changed by more than the ledger sees.
-        """
 
     def clear(self) -> None:  # noqa: B027
         """The tree is empty again."""
