@@ -24,6 +24,8 @@ class Reason(StrEnum):
     """Prompts part there."""
     WAITING = "waiting"
     """Requests that wait part there."""
+    DECLARED = "declared"
+    """The application has said that prompts are going to part there."""
     END = "end"
     """The last token of a request."""
     TRACKED = "tracked"

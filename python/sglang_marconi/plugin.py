@@ -9,6 +9,7 @@ adds the recurrent operations.
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
     from sglang_marconi.cache.waiting import WaitingRequests
     from sglang_marconi.settings.schema import Settings
 
+WORKER_APP = "sglang_marconi.declare.worker_app:app"
+"""The HTTP application of worker processes."""
+
 
 def register() -> None:
     """Entry point of SGLang's plugin loader.
@@ -73,6 +77,7 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     from sglang.srt.arg_groups.overrides import resolving_view
     from sglang.srt.mem_cache.registry import create_unified_radix_cache
 
+    from sglang_marconi.cache import declared
     from sglang_marconi.cache.branch_cut import BranchCut
     from sglang_marconi.cache.live_policy import LivePolicy
     from sglang_marconi.cache.live_settings import add_updates
@@ -123,6 +128,7 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     hook(table.FORWARD, passing.run)
     hook(table.RESULT, passing.read)
     hook(table.UPDATES, partial(add_updates, policy))
+    hook(table.CACHED_DETAILS, declared.report)
     if listeners.observer is not None:
         admissions = Admissions(listeners.observer)
         hook(table.COMMIT_ADMISSION, admissions.admitted)
@@ -199,6 +205,11 @@ def _hook_if_chosen(_result: object, server_args: Any, *, role: str, **_: Any) -
             overlap=not args.disable_overlap_schedule,
         )
         _hook_memory(settings, spared)
+    if role == "tokenizer":
+        if args.tokenizer_worker_num > 1:
+            # What its worker processes import, in which SGLang loads no plugins.
+            os.environ.setdefault("SGLANG_HTTP_SERVER_APP_PATH", WORKER_APP)
+        _hook_declarations()
     if settings.inspect:
         _hook_inspection(role)
 
@@ -214,6 +225,23 @@ def _hook_memory(settings: Settings, spared: int) -> None:
         hook(table.STATE_POOLS, store.build_pool)
     else:
         hook(table.SLOTS_OF_A_REQUEST, SlotsOfRequests(spared).count)
+    apply_hooks()
+
+
+def _hook_declarations() -> None:
+    """Where a request says that its prompts are going to part, and what it is told of that."""
+    from sglang_marconi.declare import requests, usage
+
+    hook(table.TOKENIZED, requests.check)
+    hook(table.ANSWERS, usage.lift)
+    # Not so in a process that serves no HTTP, such as an Engine's.
+    if table.HTTP in sys.modules:
+        usage.teach_protocol()
+        hook(table.GENERATE, requests.generate)
+        hook(table.CONVERT_CHAT, requests.convert)
+        hook(table.USAGE, usage.total)
+        hook(table.CHAT_STREAM, usage.total_in_stream)
+        hook(table.ANTHROPIC_USAGE, usage.as_anthropic)
     apply_hooks()
 
 

@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.error import HTTPError
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,15 @@ def post(
     with urllib.request.urlopen(request, timeout=timeout) as answer:
         text = answer.read().decode()
     return json.loads(text) if text.startswith(("{", "[")) else text
+
+
+def refused(url: str, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+    """The status and the answer to what cannot be served."""
+    try:
+        answer = post(url, path, body)
+    except HTTPError as error:
+        return error.code, json.loads(error.read())
+    raise AssertionError(f"it was served: {answer}")
 
 
 def _reply(answer: dict[str, Any]) -> Reply:

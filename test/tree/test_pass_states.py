@@ -11,6 +11,7 @@ import pytest
 import torch
 from sglang.srt.managers.schedule_batch import FINISH_MATCHED_STR, Req
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
+from sglang.srt.sampling.sampling_params import SamplingParams
 from sglang.test.kits.unified_radix_cache.config import CacheConfig
 from sglang_marconi.cache import mamba_component
 from sglang_marconi.cache.pass_states import PassStates, Wanted
@@ -282,7 +283,12 @@ def test_a_prompt_whose_reply_leaves_nothing_leaves_a_state(
     component = shared_slots().cache.components[MAMBA]
     serving = SimpleNamespace(strip_thinking_cache=strips)
     monkeypatch.setattr(mamba_component, "get_serving", lambda: serving)
-    req: Any = SimpleNamespace(origin_input_ids=range(200), mamba_branching_seqlen=70, session=None)
+    req: Any = SimpleNamespace(
+        origin_input_ids=range(200),
+        mamba_branching_seqlen=70,
+        session=None,
+        sampling_params=SamplingParams(),
+    )
     branch, near_the_end = Wanted(70, Reason.BRANCH), Wanted(192, Reason.TRACKED)
     assert component.wanted(req) == ([branch, near_the_end] if strips else [branch])
 

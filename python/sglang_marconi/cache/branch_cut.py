@@ -1,9 +1,8 @@
-"""Cutting a prefill at its branch point, inside SGLang's ``PrefillAdder``.
+"""Cutting a prefill where it is to leave a state, inside SGLang's ``PrefillAdder``.
 
 For models whose states cannot be taken inside a pass: there a state can be had only where a pass
 ends. SGLang already knows how to stop a prefill early and go on with it in the next pass (chunked
-prefill, one such request at a time); two hooks make it stop at the branch point as well, and where
-requests that wait part from it:
+prefill, one such request at a time); two hooks make it stop where a state is wanted as well:
 
 - ``admission`` around ``PrefillAdder._select_prefill_admission``: the first chunk of a request.
 - ``continuation`` around ``PrefillAdder.add_chunked_req``: the later ones.
@@ -47,7 +46,7 @@ class BranchCut:
         has_chunked_req: bool = False,
         **kwargs: Any,
     ) -> _PrefillAdmission | AddReqResult:
-        """Shorten the admission SGLang chose so that its chunk ends on the branch point."""
+        """Shorten the admission SGLang chose so that its chunk ends where a state is wanted."""
         admission = original(adder, req, has_chunked_req=has_chunked_req, **kwargs)
         if not self._cuts(adder) or isinstance(admission, AddReqResult):
             return admission
@@ -72,7 +71,7 @@ class BranchCut:
     def continuation(
         self, original: Callable[[PrefillAdder, Req], Req | None], adder: PrefillAdder, req: Req
     ) -> Req | None:
-        """End a continued prefill on its branch point, where the chunk would run over it."""
+        """End a continued prefill where a state is wanted, where the chunk would run over it."""
         if not self._cuts(adder):
             return original(adder, req)
         start, end = req.prefix_len, len(req.full_untruncated_fill_ids)

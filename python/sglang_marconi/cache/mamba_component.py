@@ -28,6 +28,7 @@ from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang.srt.mem_cache.unified_cache.components import ComponentType
 from sglang.srt.runtime_context import get_serving
 
+from sglang_marconi.cache.declared import note_kept, points_of
 from sglang_marconi.cache.pass_states import Room, Wanted
 from sglang_marconi.cache.ranked_states import RankedStates
 from sglang_marconi.events import (
@@ -264,7 +265,9 @@ class MarconiMambaComponent(RankedStates):
         for taking in self._passing.landing(req, req.kv.cache_protected_len):
             at, self._reason = taking.wanted
             params = replace(insert_params, mamba_value=taking.room.state, mamba_keep_idx=None)
-            if not self._insert_inside(req, params, at):
+            if self._insert_inside(req, params, at):
+                note_kept(req, at, self._page_size)
+            else:
                 self.give_back(taking.room)
 
     def _release_tracking_slots(self, req: Req) -> None:
@@ -286,8 +289,8 @@ class MarconiMambaComponent(RankedStates):
         self._passing.drop(req)
 
     def wanted(self, req: Req) -> list[Wanted]:
-        """The branch point; where requests that wait part from this one; and where a reply leaves
-        no state, a place near the prompt's end."""
+        """The branch point; where requests that wait part from this one; what is declared; and
+        where a reply leaves no state, a place near the prompt's end."""
         found = {}
         strips = get_serving().strip_thinking_cache and req.session is None
         if strips and not self.cache.enable_mamba_extra_buffer:
@@ -296,6 +299,8 @@ class MarconiMambaComponent(RankedStates):
         found |= dict.fromkeys(self._waiting.places(req), Reason.WAITING)
         if req.mamba_branching_seqlen is not None:
             found[req.mamba_branching_seqlen] = Reason.BRANCH
+        for tokens in points_of(req, self._page_size, self.policy.cost):
+            found[tokens] = Reason.DECLARED
         return [Wanted(tokens, found[tokens]) for tokens in sorted(found)]
 
     def gain(self, above: int, tokens: int) -> float:

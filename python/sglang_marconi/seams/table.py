@@ -21,6 +21,10 @@ _INIT_PARAMS = f"{_SRT}.mem_cache.cache_init_params.CacheInitParams"
 _KV_EVENTS = f"{_SRT}.mem_cache.events.KVCacheEventRecorder"
 HTTP = f"{_SRT}.entrypoints.http_server"
 """The module of SGLang's HTTP server."""
+_OPENAI = f"{_SRT}.entrypoints.openai"
+_CHAT = f"{_OPENAI}.serving_chat.OpenAIServingChat"
+_ANTHROPIC = f"{_SRT}.entrypoints.anthropic.serving"
+_TOKENIZER = f"{_SRT}.managers.tokenizer_manager.TokenizerManager"
 
 RESOLVE = Seam(
     f"{_SRT}.server_args.ServerArgs.resolve_once",
@@ -138,6 +142,55 @@ DISPATCHER = Seam(
 SET_STATE = Seam(
     f"{HTTP}.set_global_state", "global_state", Kind.AFTER, "the live view: its routes"
 )
+GENERATE = Seam(
+    f"{HTTP}.serve_generate_request",
+    "obj, request",
+    Kind.AROUND,
+    "`checkpoints` of `/generate`",
+)
+CONVERT_CHAT = Seam(
+    f"{_CHAT}._convert_to_internal_request",
+    "self, request, raw_request",
+    Kind.AROUND,
+    "the positions of `cache_control` breakpoints",
+)
+TOKENIZED = Seam(
+    f"{_TOKENIZER}._create_tokenized_object",
+    "self, obj, input_text, input_ids, ...",
+    Kind.BEFORE,
+    "declared positions are those of the prompt",
+)
+ANSWERS = Seam(
+    f"{_TOKENIZER}.generate_request",
+    "self, obj, request",
+    Kind.AROUND,
+    "what was written to the cache, in the `meta_info`",
+)
+CACHED_DETAILS = Seam(
+    f"{_SRT}.managers.scheduler_components.output_streamer."
+    "SchedulerOutputStreamer.get_cached_tokens_details",
+    "self, req",
+    Kind.AFTER,
+    "what was written to the cache, on its way to the response",
+)
+USAGE = Seam(
+    f"{_OPENAI}.usage_processor.UsageProcessor.calculate_response_usage",
+    "responses, n_choices, ...",
+    Kind.AFTER,
+    "what was written to the cache, in a usage",
+)
+CHAT_STREAM = Seam(
+    f"{_CHAT}._generate_chat_stream",
+    "self, adapted_request, request, raw_request",
+    Kind.AROUND,
+    "the same, in a stream",
+)
+ANTHROPIC_USAGE = Seam(
+    f"{_ANTHROPIC}._anthropic_usage_from_openai",
+    "usage, include_input, ...",
+    Kind.AFTER,
+    "the same, as `cache_creation_input_tokens`",
+)
 
 _HOOKS = (
     RESOLVE,
@@ -161,6 +214,14 @@ _HOOKS = (
     RELEASE_MEMORY,
     DISPATCHER,
     SET_STATE,
+    GENERATE,
+    CONVERT_CHAT,
+    TOKENIZED,
+    ANSWERS,
+    CACHED_DETAILS,
+    USAGE,
+    CHAT_STREAM,
+    ANTHROPIC_USAGE,
 )
 
 _REGISTRY = f"{_SRT}.plugins.hook_registry.HookRegistry"
@@ -280,6 +341,24 @@ _OTHERS = (
         "ctx, cache_class",
         Kind.CALL,
         "build the cache as SGLang builds its own",
+    ),
+    Seam(
+        f"{HTTP}._create_error_response",
+        "e",
+        Kind.CALL,
+        "an error of `/generate` in its own form",
+    ),
+    Seam(
+        f"{_ANTHROPIC}.AnthropicServing._convert_to_chat_completion_request",
+        "self, anthropic_request",
+        Kind.CALL,
+        "the prompt of another Anthropic request, to compare with",
+    ),
+    Seam(
+        f"{_OPENAI}.protocol.PromptTokensDetails",
+        None,
+        Kind.WRITE,
+        "a field for what was written to the cache",
     ),
     Seam(f"{_KV_EVENTS}.enqueue", "self, event", Kind.CALL, "events of checkpoints, for routers"),
     Seam(
