@@ -184,6 +184,13 @@ def test_tools_with_a_breakpoint(server: Declared) -> None:
     assert [usage.read for usage in usages] == [0, at, at]
 
 
+def test_tools_that_the_prompt_does_not_show(server: Declared) -> None:
+    """They have no place in it: the request is served without, as ever."""
+    tools = [{"name": "times", **TOOL, **CACHED}]
+    body = chat(message("user", QUESTIONS[0]), tools=tools, tool_choice={"type": "none"})
+    assert not respond(server.url, body)[0].written
+
+
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/chat/completions"])
 def test_streams_tell_it_too(extra_buffer: str, path: str) -> None:
     flush(extra_buffer)

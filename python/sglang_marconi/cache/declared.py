@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sglang_marconi.declare.transport import WRITTEN, carried
+from sglang_marconi.declare.transport import MOST_POSITIONS, WRITTEN, carried
 from sglang_marconi.policy.declared import declared_points
 
 if TYPE_CHECKING:
@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 def places_of(req: Req) -> list[int]:
     """Positions that the request declares, in tokens; those inside its prompt.
 
-    They were checked where the request came in; a prompt may be shorter here if it was truncated.
+    They were checked where the request came in, but not if that was another entrance than SGLang's
+    own; and a prompt may be shorter here if it was truncated.
     """
-    positions = carried(req.sampling_params.custom_params) or ()
-    return [each for each in positions if 0 < each < len(req.origin_input_ids)]
+    positions = carried(req.sampling_params.custom_params)
+    if not isinstance(positions, list):
+        return []
+    whole = (each for each in positions[:MOST_POSITIONS] if type(each) is int)
+    return [each for each in whole if 0 < each < len(req.origin_input_ids)]
 
 
 def points_of(req: Req, page_size: int, cost: ModelCost) -> list[int]:

@@ -101,6 +101,9 @@ def convert(
     if raw_request is None or not isinstance(body, dict):
         return converted
     places = breakpoints(body)
+    if request.tool_choice not in ("auto", "required"):
+        # A template is shown no tools then, or the one that is named: there is nothing to keep.
+        places = [place for place in places if place.section != "tools"]
     if not places:
         return converted
     obj = converted[0]
