@@ -42,6 +42,9 @@ if TYPE_CHECKING:
         UnifiedTreeCoreInterface,
     )
 
+    from sglang_marconi.cache.branch_cut import BranchCut
+    from sglang_marconi.cache.pass_states import PassStates
+    from sglang_marconi.cache.tracked_states import TrackedStates
     from sglang_marconi.cache.waiting import WaitingRequests
     from sglang_marconi.settings.schema import Settings
 
@@ -106,7 +109,8 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
     policy = LivePolicy(settings, cost, params, listeners.observer)
     tracked = TrackedStates()
     passing = PassStates(pool, inside=not cuts_prefills(ctx.model_config.hf_config))
-    waiting = WaitingRequests(passing)
+    seen_only = settings.admission == "seen"
+    waiting = WaitingRequests(passing, holds=not seen_only)
     choose_components(
         params,
         policy.eviction,
@@ -115,18 +119,11 @@ def build_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
         tracked=tracked,
         passing=passing,
         waiting=waiting,
+        seen_only=seen_only,
     )
     install()
-    cut = BranchCut(passing)
-    hook(table.SELECT_ADMISSION, cut.admission)
-    hook(table.ADD_CHUNKED, cut.continuation)
-    _hook_queue(waiting)
-    hook(table.TRACK_GRID, _track_every_page)
-    hook(table.DECODE, tracked.before_decode)
-    hook(table.RUN_BATCH, tracked.launched)
-    hook(table.RUN_BATCH, passing.plan)
-    hook(table.FORWARD, passing.run)
-    hook(table.RESULT, passing.read)
+    _hook_queue(BranchCut(passing), waiting)
+    _hook_passes(passing, tracked)
     hook(table.UPDATES, partial(add_updates, policy))
     hook(table.CACHED_DETAILS, declared.report)
     if listeners.observer is not None:
@@ -178,12 +175,24 @@ def _track_every_page(original: Callable[[int], int], tree_page: int) -> int:
     return tree_page if tree_page > 1 else original(tree_page)
 
 
-def _hook_queue(waiting: WaitingRequests) -> None:
+def _hook_queue(cut: BranchCut, waiting: WaitingRequests) -> None:
     """Who waits for a pass under way; once a request is admitted, what it resumes from is used."""
+    hook(table.SELECT_ADMISSION, cut.admission)
+    hook(table.ADD_CHUNKED, cut.continuation)
     hook(table.PREFILL_ROUND, waiting.begin)
     hook(table.NEXT_ROUND, waiting.look)
     hook(table.ADD_REQUEST, waiting.admit)
     hook(table.PREEMPT, waiting.preempt)
+
+
+def _hook_passes(passing: PassStates, tracked: TrackedStates) -> None:
+    """What each pass leaves."""
+    hook(table.TRACK_GRID, _track_every_page)
+    hook(table.DECODE, tracked.before_decode)
+    hook(table.RUN_BATCH, tracked.launched)
+    hook(table.RUN_BATCH, passing.plan)
+    hook(table.FORWARD, passing.run)
+    hook(table.RESULT, passing.read)
 
 
 def _hook_if_chosen(_result: object, server_args: Any, *, role: str, **_: Any) -> None:

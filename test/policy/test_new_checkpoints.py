@@ -20,28 +20,28 @@ def with_a_hot_branch(grove: Grove, tokens: int) -> Grove:
 
 def test_what_is_worth_much_less_than_all_others_is_refused() -> None:
     grove = with_a_hot_branch(Grove(PredictedReuse()), tokens=1000)
-    assert not grove.policy.admits_branch(0, 2)
+    assert not grove.policy.admits_inside(0, 2)
 
 
 def test_what_saves_more_is_admitted() -> None:
     grove = with_a_hot_branch(Grove(PredictedReuse()), tokens=2)
-    assert grove.policy.admits_branch(0, 1000)
+    assert grove.policy.admits_inside(0, 1000)
 
 
 def test_only_what_is_saved_beyond_the_state_above_counts() -> None:
     grove = with_a_hot_branch(Grove(PredictedReuse()), tokens=10)
-    assert grove.policy.admits_branch(0, 10_000)
-    assert not grove.policy.admits_branch(10_000 - 1, 10_000)
+    assert grove.policy.admits_inside(0, 10_000)
+    assert not grove.policy.admits_inside(10_000 - 1, 10_000)
 
 
 def test_where_nothing_has_to_go_all_is_admitted() -> None:
     grove = Grove(PredictedReuse())
-    assert grove.policy.admits_branch(0, 1)
+    assert grove.policy.admits_inside(0, 1)
 
 
 def test_the_paper_admits_all() -> None:
     grove = with_a_hot_branch(Grove(PaperUtility(1.0)), tokens=1000)
-    assert grove.policy.admits_branch(0, 2)
+    assert grove.policy.admits_inside(0, 2)
 
 
 # ---- kinds ----

@@ -157,3 +157,17 @@ def test_of_equal_scores_the_one_used_longest_ago_goes_first() -> None:
         grove.insert(name, 10)
     grove.use("a")
     assert grove.evict_states() == ["b", "a"]
+
+
+def test_so_it_does_where_few_of_many_are_on_the_list() -> None:
+    value = PredictedReuse()
+    uses = [0, 1, 2, 3, 4, 5, 3, 2, 1]
+    nodes = [PrefixNode(number, None, 10, use / 16) for number, use in enumerate(uses)]
+    with mock.patch.object(prediction, "_SHORTLIST", 3):
+        shortlist = prediction._Shortlist(value)
+        for node in nodes:
+            shortlist.put(node, node.last_use, 1.0 if node.handle >= 6 else 10.0)
+        value.now = 100.0
+        for last in reversed(nodes[6:]):
+            assert shortlist.first() is last
+            shortlist.discard(last)

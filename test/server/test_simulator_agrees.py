@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import httpx
 import pytest
 from local_server import LocalServer
 from sglang_marconi.client.server import replay
@@ -22,7 +23,7 @@ from sglang_marconi.simulate.policies import build_cache
 from sglang_marconi.simulate.two_pools import TwoPoolCache
 from sglang_marconi.traces.requests import TraceRequest
 from sglang_marconi.traces.tokens import Tokens
-from support.client import flush
+from support.client import flush, generate
 from support.forked_server import ForkedServer
 
 pytestmark = pytest.mark.server
@@ -106,6 +107,34 @@ def conversations(seed: int) -> list[TraceRequest]:
     return requests
 
 
+def foreseeable(seed: int) -> list[TraceRequest]:
+    """Prompts that are sent again, documents with questions, turns that leave the last prompt
+    before its end: what is predicted once it has been seen."""
+    chooser = random.Random(seed)
+
+    def text(shortest: int, longest: int) -> list[int]:
+        return chooser.choices(range(len(VOCABULARY)), k=chooser.randint(shortest, longest))
+
+    header, question = text(5, 5), text(4, 4)
+    prompts: list[list[int]] = []
+    documents: list[list[int]] = []
+    for _ in range(60):
+        kind = chooser.random()
+        if kind < 0.2 and prompts:
+            prompt = chooser.choice(prompts[-6:])
+        elif kind < 0.5 and prompts:
+            prompt = [*chooser.choice(prompts[-6:])[:-2], *text(30, 60), *header]
+        else:
+            if kind < 0.75 or not documents:
+                documents.append([*text(60, 120), *question])
+            prompt = [*chooser.choice(documents[-4:]), *text(40, 60), *header]
+        prompts.append(prompt)
+    return [
+        TraceRequest(str(number), 0, float(number), Tokens.plain(prompt), Tokens.plain(text(4, 12)))
+        for number, prompt in enumerate(prompts)
+    ]
+
+
 def served(server: LocalServer, requests: Sequence[TraceRequest]) -> list[int]:
     """What the server says it reused, on an empty cache and one request at a time."""
     flush(server.url)
@@ -120,14 +149,16 @@ def simulated(cache: SimulatedCache, requests: Sequence[TraceRequest]) -> list[i
     return [cache.serve(request) for request in requests]
 
 
-def two_pools(cost: ModelCost, kv_tokens: int) -> TwoPoolCache:
+def two_pools(cost: ModelCost, kv_tokens: int, slots: int = STATES) -> TwoPoolCache:
     """The pools of a small server, by the number of slots and tokens."""
-    return TwoPoolCache(
+    cache = TwoPoolCache(
         cost,
         EvictionPolicy(cost, PredictedReuse()),
-        state_bytes=STATES * cost.state_bytes,
+        state_bytes=slots * cost.state_bytes,
         kv_bytes=cost.kv_bytes(kv_tokens),
     )
+    cache.predicts = True
+    return cache
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -138,6 +169,33 @@ def test_with_room_for_everything(marconi: LocalServer, cost: ModelCost, seed: i
     assert cache.evictions == 0
     assert sum(expected) > 0
     assert served(marconi, requests) == expected
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("slots", "tokens"), [(160, ENOUGH_KV), (7, ENOUGH_KV), (7, SHORT_KV)])
+def test_what_is_predicted(
+    slots: int, tokens: int, seed: int, model: Path, cost: ModelCost, tmp_path: Path
+) -> None:
+    """On a server of its own: what one has learned outlives a flush. Its replies are part of it."""
+    log = tmp_path / "server.log"
+    # SGLang's first request of its own would be learned from, too.
+    cold = "--skip-server-warmup"
+    with one_at_a_time(model, log, cold, tokens=tokens, slots=slots) as server:
+        requests, found = [], []
+        for request in foreseeable(seed):
+            prompt = [VOCABULARY[token] for token in request.prompt.ids]
+            reply = generate(server.url, prompt, len(request.reply))
+            found.append(reply.cached_tokens)
+            answered = Tokens.plain(prompt), Tokens.plain(reply.output_ids)
+            requests.append(TraceRequest(request.session_id, 0, request.arrival, *answered))
+    caches = {predicts: two_pools(cost, tokens, slots) for predicts in (True, False)}
+    for predicts, cache in caches.items():
+        cache.predicts = predicts
+    assert found == simulated(caches[True], requests)
+    unforeseen = simulated(caches[False], requests)
+    assert found != unforeseen
+    if slots > STATES:
+        assert sum(found) > 1.1 * sum(unforeseen)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -191,3 +249,54 @@ def test_short_of_pages_in_a_store(
     assert cache.evictions > 0
     assert (cache.demotions > 0) == (encoding != "exact")
     assert found == expected
+
+
+def burst(chooser: random.Random, starts: list[list[int]]) -> list[list[int]]:
+    """Prompts that share starts, parts of starts, or all; some are starts of later ones."""
+
+    def text(shortest: int, longest: int) -> list[int]:
+        return chooser.choices(VOCABULARY, k=chooser.randint(shortest, longest))
+
+    prompts: list[list[int]] = []
+    for _ in range(7):
+        kind = chooser.random()
+        start = chooser.choice(starts)
+        if kind < 0.3:
+            start = start[: chooser.randint(40, len(start))]
+        prompt = [*start, *text(5, 60)]
+        if kind > 0.8 and prompts:
+            prompt = prompts[-1]
+        if kind > 0.9:
+            starts.append(prompt)
+        prompts.append(prompt)
+    return prompts
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_requests_that_arrive_together(
+    model: Path, cost: ModelCost, tmp_path: Path, seed: int
+) -> None:
+    """Bursts, each sent whole: as many are reused as the simulator says, by each of them."""
+    chooser = random.Random(seed)
+    starts = [chooser.choices(VOCABULARY, k=chooser.randint(50, 200)) for _ in range(2)]
+    cache = build_cache("auto", cost, Budget(10**9, state_share=0.5), [])
+    with ForkedServer(
+        model,
+        *("--radix-cache-backend", "marconi", "--enable-cache-report"),
+        *("--max-total-tokens", str(ENOUGH_KV), "--max-mamba-cache-size", "200"),
+        *("--max-running-requests", "16"),
+        *("--mamba-radix-cache-strategy", "no_buffer", "--disable-overlap-schedule"),
+        log_path=tmp_path / "server.log",
+    ) as server:
+        for _ in range(4):
+            prompts = burst(chooser, starts)
+            sampling = {"max_new_tokens": 4, "temperature": 0, "ignore_eos": True}
+            body = {"input_ids": prompts, "sampling_params": sampling}
+            replies = httpx.post(f"{server.url}/generate", json=body, timeout=120).json()
+            asked = [
+                TraceRequest("0", 0, 0.0, Tokens.plain(prompt), Tokens.plain(reply["output_ids"]))
+                for prompt, reply in zip(prompts, replies, strict=True)
+            ]
+            found = [reply["meta_info"]["cached_tokens"] for reply in replies]
+            assert found == cache.serve_together(asked)
+            assert sum(found) > 0

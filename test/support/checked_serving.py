@@ -139,7 +139,7 @@ class CheckedServing(Serving):
         """Whether the branch is worth what has to go for it, which prediction may deny."""
         assert flight.branch is not None
         above = flight.req.kv.cache_protected_len
-        return self.tree.policy.admits_branch(above, flight.branch)
+        return self.tree.policy.admits_inside(above, flight.branch)
 
     def spares_a_slot(self) -> bool:
         """Whether requests that may still start would have a slot to compute in, and another."""

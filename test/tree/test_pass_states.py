@@ -13,7 +13,7 @@ from sglang.srt.managers.schedule_batch import FINISH_MATCHED_STR, Req
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from sglang.srt.sampling.sampling_params import SamplingParams
 from sglang.test.kits.unified_radix_cache.config import CacheConfig
-from sglang_marconi.cache import mamba_component
+from sglang_marconi.cache import places
 from sglang_marconi.cache.pass_states import PassStates, Wanted
 from sglang_marconi.cost import token_length_cost
 from sglang_marconi.events import Reason
@@ -28,6 +28,12 @@ from support.tree_serving import MAMBA, SCHEDULER, Flight, Tokens, states_of
 PROMPT = tuple(range(1, 11))
 COST = token_length_cost(state_bytes=100, kv_bytes_per_token=1)
 ROOMY = replace(CONFIG, mamba_cache_size=20)
+
+
+class Asked(SimpleNamespace):
+    """A request that is what it is, as SGLang's are, and not what it has."""
+
+    __hash__ = object.__hash__
 
 
 class InFlight:
@@ -282,8 +288,8 @@ def test_a_prompt_whose_reply_leaves_nothing_leaves_a_state(
     """Of reasoning that is not kept, the next turn resumes inside the prompt."""
     component = shared_slots().cache.components[MAMBA]
     serving = SimpleNamespace(strip_thinking_cache=strips)
-    monkeypatch.setattr(mamba_component, "get_serving", lambda: serving)
-    req: Any = SimpleNamespace(
+    monkeypatch.setattr(places, "get_serving", lambda: serving)
+    req: Any = Asked(
         origin_input_ids=range(200),
         mamba_branching_seqlen=70,
         session=None,

@@ -381,3 +381,30 @@ def test_an_emptied_tree() -> None:
     # The policy looks at what it was told of.
     queue.put([9] * 3, state=True)
     queue.check()
+
+
+def test_who_hangs_up_once_the_tree_is_emptied() -> None:
+    """What it was about to use is not of the new tree, and can give no slot."""
+    queue = Queue()
+    queue.put(PREFIX, state=True)
+    gone = queue.node(*PREFIX)
+    queue.come([*PREFIX, 7])
+    queue.waiting.begin(queue)
+    queue.waiting.begin(queue)
+    assert gone.awaited == 1
+    queue.flush()
+    queue.waiting_queue.clear()
+    queue.waiting.begin(queue)
+    assert queue.policy.least_useful_state() is None
+    queue.put([9] * 3, state=True)
+    queue.check()
+
+
+def test_where_nobody_waits_nothing_is_kept_of_requests() -> None:
+    queue = Queue()
+    queue.waiting._holds = False
+    for last in (7, 8, 9):
+        reqs = queue.come([*PREFIX, last], [*PREFIX, last])
+        assert queue.round() == reqs
+        queue.read()
+    assert not (queue.waiting._added or queue.waiting._promised or queue.waiting._held)

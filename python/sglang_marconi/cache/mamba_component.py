@@ -26,10 +26,10 @@ from sglang.srt.managers.schedule_batch import FINISH_MATCHED_STR
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang.srt.mem_cache.unified_cache.components import ComponentType
-from sglang.srt.runtime_context import get_serving
 
-from sglang_marconi.cache.declared import note_kept, points_of
+from sglang_marconi.cache.declared import note_kept
 from sglang_marconi.cache.pass_states import Room, Wanted
+from sglang_marconi.cache.places import PLACES, Places
 from sglang_marconi.cache.ranked_states import RankedStates
 from sglang_marconi.events import (
     Decision,
@@ -41,7 +41,7 @@ from sglang_marconi.events import (
     Stored,
     timed,
 )
-from sglang_marconi.policy.admission import PrefixMatch, branch_point, last_token
+from sglang_marconi.policy.admission import PrefixMatch, last_token
 from sglang_marconi.policy.eviction import EvictionPolicy
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class MarconiMambaComponent(RankedStates):
         tracked: TrackedStates,
         passing: PassStates,
         waiting: WaitingRequests,
+        seen_only: bool = False,
         tuning: AlphaTuning | None = None,
         observer: Observer | None = None,
     ) -> None:
@@ -98,8 +99,9 @@ class MarconiMambaComponent(RankedStates):
         waiting.kept_by(self, params.page_size)
         self._tuning = tuning
         self._page_size: int = params.page_size
-        # Why the state offered next is kept.
-        self._reason = Reason.END
+        self._places = Places(policy, waiting, params.page_size, seen_only=seen_only)
+        # Why the state offered next is kept, and how likely it seems that it will be used.
+        self._reason, self._chance = Reason.END, 1.0
         self._warned_no_room = False
 
     # ---- match ----
@@ -111,22 +113,25 @@ class MarconiMambaComponent(RankedStates):
         value_chunks: list[torch.Tensor],
         best_value_len: int,
     ) -> MatchResult:
+        node = self._node(result.last_visited_node_id)
         match = PrefixMatch(
             shared_tokens=result.full_kv_hit_length,
             resumable_tokens=result.device_prefix_len + result.host_hit_length,
-            branches=self._branches(result.last_visited_node_id),
+            branches=node is not None and _goes_on(node),
         )
         if self.observer is not None and params.req is not None:
             self.observer.emit(Matched(params.req, match.shared_tokens))
-        branch = branch_point(match, self._page_size, self.policy.cost)
+        left = None if node is None else self.tree_core.prefix(node).trail
+        branch = self._places.matched(params.req, match, node, left)
         return result._replace(mamba_branching_seqlen=branch)
 
-    def _branches(self, node_id: int | None) -> bool:
-        """Whether something else than the matched prompt continues this node, or will."""
-        if node_id is None:
-            return False
-        node = self.tree_core.node_by_id(node_id)
-        return bool(node.children) or node.component_data[ComponentType.FULL].lock_ref > 0
+    def _node(self, node_id: int | None) -> UnifiedTreeNode | None:
+        return None if node_id is None else self.tree_core.node_by_id(node_id)
+
+    def admitted(self, req: Req) -> None:
+        """A request was added to a batch: it is about to be computed from where it resumes."""
+        self.used(req.last_node)
+        self._places.admitted(req)
 
     # ---- insert ----
 
@@ -146,6 +151,7 @@ class MarconiMambaComponent(RankedStates):
                 self.policy.use(self.tree_core.prefix(node))
                 return
             prefix = self.tree_core.prefix(node)
+            self.policy.keep_for(prefix, PLACES[self._reason], self._chance)
             self._waiting.stored(params.key, prefix)
             if self.observer is not None:
                 self.observer.emit(Stored(prefix, self._reason))
@@ -163,6 +169,7 @@ class MarconiMambaComponent(RankedStates):
 
         Returns the prefix length in tokens; 0 inserts nothing.
         """
+        self._places.adding(req)
         if is_finished:
             if _gave_no_number(req):
                 # Nor may its states and its KV be numbers, for all who would reuse them.
@@ -180,7 +187,7 @@ class MarconiMambaComponent(RankedStates):
         # just read; SGLang counts that token as committed, so the two agree.
         at = last_token(token_ids_len, req.kv.kv_committed_len, self._page_size)
         if at is not None and not self._replay_pends(req):
-            self._reason = Reason.END
+            self._reason, self._chance = Reason.END, self._places.ended(req, at)
             insert_params.mamba_value = self._state_at_end(req)
             return at
         if not self.cache.enable_mamba_extra_buffer:
@@ -192,7 +199,7 @@ class MarconiMambaComponent(RankedStates):
             self._withdraw(insert_params)
             insert_params.mamba_value = insert_params.mamba_keep_idx = None
             return token_ids_len
-        self._reason = Reason.TRACKED
+        self._reason, self._chance = Reason.TRACKED, self._places.ended(req, int(tracked))
         if tracked >= req.kv.cache_protected_len:
             return int(tracked)
         if not self._insert_inside(req, insert_params, tracked):
@@ -263,7 +270,7 @@ class MarconiMambaComponent(RankedStates):
     def _land(self, req: Req, insert_params: InsertParams) -> None:
         """States that were taken inside passes join the tree, where it has their KV."""
         for taking in self._passing.landing(req, req.kv.cache_protected_len):
-            at, self._reason = taking.wanted
+            at, self._reason, self._chance = taking.wanted
             params = replace(insert_params, mamba_value=taking.room.state, mamba_keep_idx=None)
             if self._insert_inside(req, params, at):
                 note_kept(req, at, self._page_size)
@@ -289,30 +296,20 @@ class MarconiMambaComponent(RankedStates):
         self._passing.drop(req)
 
     def wanted(self, req: Req) -> list[Wanted]:
-        """The branch point; where requests that wait part from this one; what is declared; and
-        where a reply leaves no state, a place near the prompt's end."""
-        found = {}
-        strips = get_serving().strip_thinking_cache and req.session is None
-        if strips and not self.cache.enable_mamba_extra_buffer:
-            at = len(req.origin_input_ids) // self.mamba_checkpoint_grid
-            found[at * self.mamba_checkpoint_grid] = Reason.TRACKED
-        found |= dict.fromkeys(self._waiting.places(req), Reason.WAITING)
-        if req.mamba_branching_seqlen is not None:
-            found[req.mamba_branching_seqlen] = Reason.BRANCH
-        for tokens in points_of(req, self._page_size, self.policy.cost):
-            found[tokens] = Reason.DECLARED
-        return [Wanted(tokens, found[tokens]) for tokens in sorted(found)]
+        """See `Places.of`."""
+        tracks = self.cache.enable_mamba_extra_buffer
+        return self._places.of(req, None if tracks else self.mamba_checkpoint_grid)
 
     def gain(self, above: int, tokens: int) -> float:
         return self.policy.cost.prefill_flops(above, tokens)
 
-    def room(self, above: int, tokens: int, inside: bool) -> Room | None:
+    def room(self, above: int, wanted: Wanted, inside: bool) -> Room | None:
         allocator = self.cache.req_to_token_pool.mamba_allocator
         if not self._spares_a_slot():
             self._warn_no_room(_NO_SLOT)
             return None
         slot: torch.Tensor | None = allocator.alloc(1)
-        if slot is None and not self._admits_branch(above, tokens):
+        if slot is None and not self._admits(above, wanted):
             return None
         if slot is None:
             self.cache.evict_for_alloc(EvictParams(num_tokens=0, mamba_num=1))
@@ -352,9 +349,11 @@ class MarconiMambaComponent(RankedStates):
         if self.observer is not None:
             self.observer.emit(Refused(Refusal.INCOMPLETE))
 
-    def _admits_branch(self, above: int, depth: int) -> bool:
-        """Whether a state at ``depth`` is worth what has to go for it."""
-        admits = timed(self.observer, Decision.ADMISSION, self.policy.admits_branch, above, depth)
+    def _admits(self, above: int, wanted: Wanted) -> bool:
+        """Whether a state is worth what has to go for it."""
+        place = PLACES[wanted.reason]
+        decide, decision = self.policy.admits_inside, Decision.ADMISSION
+        admits = timed(self.observer, decision, decide, above, wanted.tokens, place, wanted.chance)
         if not admits and self.observer is not None:
             self.observer.emit(Refused(Refusal.WORTH))
         return admits
@@ -387,3 +386,8 @@ def _gave_no_number(req: Req) -> bool:
 def _live_slot(req: Req) -> torch.Tensor:
     slot: torch.Tensor = req.kv.mamba_pool_idx.unsqueeze(-1).clone()
     return slot
+
+
+def _goes_on(node: UnifiedTreeNode) -> bool:
+    """Whether something else than a prompt that ends at this node continues it, or will."""
+    return bool(node.children) or node.component_data[ComponentType.FULL].lock_ref > 0

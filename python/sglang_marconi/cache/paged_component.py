@@ -22,7 +22,7 @@ from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 
 from sglang_marconi.cache.checkpoint_pool import CheckpointPool
 from sglang_marconi.cache.mamba_component import MarconiMambaComponent, taken
-from sglang_marconi.cache.pass_states import Room
+from sglang_marconi.cache.pass_states import Room, Wanted
 from sglang_marconi.events import Reformed
 
 _NO_SLOT = (
@@ -88,9 +88,9 @@ class PagedMambaComponent(MarconiMambaComponent):
 
     # ---- checkpoint ----
 
-    def room(self, above: int, tokens: int, inside: bool) -> Room | None:
+    def room(self, above: int, wanted: Wanted, inside: bool) -> Room | None:
         """A checkpoint, and a free slot for the pass to write to."""
-        if self._is_short() and not self._admits_branch(above, tokens):
+        if self._is_short() and not self._admits(above, wanted):
             return None
         slot = None
         if inside:

@@ -36,10 +36,17 @@ logger = logging.getLogger(__name__)
 
 
 class Wanted(NamedTuple):
-    """A state that a request should leave: of its first ``tokens`` tokens."""
+    """A state that a request should leave: of its first ``tokens`` tokens.
+
+    ``chance``: how likely it seems that it will be used, from 0 to 1.
+    """
 
     tokens: int
     reason: Reason
+    chance: float = 1.0
+
+
+_UNSURE = frozenset({Reason.TRACKED, Reason.PROMPT, Reason.BOUNDARY})
 
 
 class _Prefix(NamedTuple):
@@ -70,7 +77,7 @@ class Keeper(Protocol):
     def gain(self, above: int, tokens: int) -> float:
         """What a hit on a state after ``tokens`` tokens saves over one on the state above it."""
 
-    def room(self, above: int, tokens: int, inside: bool) -> Room | None:
+    def room(self, above: int, wanted: Wanted, inside: bool) -> Room | None:
         """Room for a state; ``None`` where there is none, or it is not worth what would have to
         go. ``inside``: it is taken inside a pass, rather than at the end of a row."""
 
@@ -177,7 +184,7 @@ class PassStates:
             if prefix in under_way:
                 continue
             inside = each.place.tokens < batch.extend_lens[each.place.row]
-            room = self._keeper.room(each.above, each.wanted.tokens, inside)
+            room = self._keeper.room(each.above, each.wanted, inside)
             if room is not None:
                 live = None if inside else req.kv.mamba_pool_idx.view(1)
                 takings[each.place] = Taking(req, each.wanted, prefix, room, live)
@@ -205,7 +212,7 @@ class PassStates:
                 tokens = wanted.tokens - start
                 passed = 0 < tokens < length and inside
                 if passed or tokens == length:
-                    gain = self._keeper.gain(above, wanted.tokens)
+                    gain = wanted.chance * self._keeper.gain(above, wanted.tokens)
                     yield _Candidate(gain, Place(row, tokens), above, wanted)
                 above = max(above, wanted.tokens)
 
@@ -273,8 +280,8 @@ class PassStates:
         """Where a prefill from ``start`` on is cut, if states cannot be taken inside its passes."""
         if self._keeper is None or req.skip_radix_cache_insert:
             return None
-        # What a reply leaves near the prompt's end is not worth a pass of its own.
-        places = (each for each in self._keeper.wanted(req) if each.reason is not Reason.TRACKED)
+        # What may never be used is not worth a pass of its own.
+        places = (each for each in self._keeper.wanted(req) if each.reason not in _UNSURE)
         return next((each.tokens for each in places if each.tokens > start), None)
 
     def takes(self, req: Req, tokens: int) -> bool:

@@ -86,12 +86,14 @@ def choose_components(
     tracked: TrackedStates | None = None,
     passing: PassStates | None = None,
     waiting: WaitingRequests | None = None,
+    seen_only: bool = False,
 ) -> None:
     """Have the cache built from ``params`` use our tree and components, and ``policy``.
 
     ``tuning``: what changes the policy while serving, if anything does. ``observer``: who hears
     of what happens. ``tracked`` and ``passing``: what hear of each pass; without them no tracked
     state is kept, and none is taken inside a pass. ``waiting``: what follows the queue.
+    ``seen_only``: the paper's admission.
     """
     passing = PassStates(params.req_to_token_pool) if passing is None else passing
     paged = has_store(params.req_to_token_pool)
@@ -105,6 +107,7 @@ def choose_components(
             tracked=TrackedStates() if tracked is None else tracked,
             passing=passing,
             waiting=WaitingRequests(passing) if waiting is None else waiting,
+            seen_only=seen_only,
             tuning=tuning,
             observer=observer,
         ),

@@ -15,7 +15,7 @@ state, those that were passed over for it are not passed over again: it might be
 queue keeps its order.
 
 What a request that waits would resume from is evicted last. It is looked up in the tree once, when
-that first matters, and followed from there on.
+that first matters or when it has waited for a round, and followed from there on.
 """
 
 from __future__ import annotations
@@ -42,11 +42,13 @@ if TYPE_CHECKING:
 class WaitingRequests:
     """The requests of the scheduler's queue; one for each process.
 
-    ``passing`` has the states of passes under way.
+    ``passing`` has the states of passes under way. Without ``holds`` nobody waits: requests are
+    admitted as SGLang does it.
     """
 
-    def __init__(self, passing: PassStates) -> None:
+    def __init__(self, passing: PassStates, *, holds: bool = True) -> None:
         self._passing = passing
+        self._holds = holds
         self._scheduler: Any = None
 
     def kept_by(self, states: RankedStates, page_size: int) -> None:
@@ -70,9 +72,10 @@ class WaitingRequests:
 
     def begin(self, scheduler: Any, *_: Any, **__: Any) -> None:
         """Before ``Scheduler._get_new_batch_prefill_raw``."""
-        if not scheduler.is_generation:
+        if not (self._holds and scheduler.is_generation):
             return
         self._scheduler = scheduler
+        self._notice_flush()
         queue = set(scheduler.waiting_queue)
         for req in [req for req in self._prompts if req not in queue]:
             self._leave(req)
@@ -149,7 +152,10 @@ class WaitingRequests:
             return AddReqResult.CONTINUE
         result = original(adder, req, *args, **kwargs)
         if adder.can_run_list and adder.can_run_list[-1] is req:
-            self._states.used(req.last_node)
+            self._states.admitted(req)
+            if self._scheduler is None:
+                # Nobody waits on this server.
+                return result
             self._leave(req)
             self._added.append(req)
             self._promise(req)
@@ -185,6 +191,7 @@ class WaitingRequests:
         """A state joins the tree at ``node``, on the path of ``key``."""
         if not len(self._prompts):
             return
+        self._notice_flush()
         tokens = np.array(key.raw_token_ids(), np.int64)[: node.depth]
         for req in self._prompts.sharing((key.extra_key, key.cache_salt), tokens):
             before = self._resumed.get(req)
@@ -193,10 +200,7 @@ class WaitingRequests:
 
     def _resumes(self, req: Req) -> int:
         """After how many tokens a request could resume now."""
-        if self._root is not self._policy.root:
-            # The tree is another one.
-            self._root = self._policy.root
-            self._resumed.clear()
+        self._notice_flush()
         node = self._resumed.get(req)
         if node is None:
             node = self._look_up(req)
@@ -206,6 +210,12 @@ class WaitingRequests:
                 node = node.parent
             self._resume_at(req, node)
         return node.depth
+
+    def _notice_flush(self) -> None:
+        """If the tree is another one, nothing of the last one is to be used any more."""
+        if self._root is not self._policy.root:
+            self._root = self._policy.root
+            self._resumed.clear()
 
     def _look_up(self, req: Req) -> PrefixNode:
         tokens = req.origin_input_ids + req.output_ids

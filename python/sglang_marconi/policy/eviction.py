@@ -26,6 +26,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 from sglang_marconi.cost import ModelCost
+from sglang_marconi.policy.choice import Place
 from sglang_marconi.policy.forms import Form, check_forms, forms_of
 from sglang_marconi.policy.ledger import PrefixLedger, PrefixNode
 from sglang_marconi.policy.ranking import Candidate, Ranking, Standing, Valuation
@@ -121,11 +122,13 @@ class PricedLedger(PrefixLedger):
     def _offer(self, node: PrefixNode, saved: float) -> None:
         """Make ``node``, a hit on which saves ``saved`` FLOPs, the candidate that it is."""
 
-    def _admits(self, ranking: Ranking, above: int, depth: int, size: int, *, branch: bool) -> bool:
+    def _admits(
+        self, ranking: Ranking, above: int, depth: int, size: int, place: Place, chance: float
+    ) -> bool:
         """Whether a checkpoint of so many bytes is worth what goes first in ``ranking``."""
         self._settle()
         saved = self.cost.prefill_flops(above, depth)
-        return ranking.admits(saved / (size or 1), branch=branch)
+        return ranking.admits(saved / (size or 1), place, chance)
 
     def _state(self, node: PrefixNode, saved: float) -> Candidate | None:
         """``node`` as a candidate for its state, worth ``saved`` FLOPs, to be demoted or to go."""
@@ -212,12 +215,16 @@ class EvictionPolicy(PricedLedger):
         state, leaf = self._state(node, saved), self._leaf(node, saved)
         return super().roles(node) | {"states": (self._states, state), "KV": (self._leaves, leaf)}
 
-    def admits_branch(self, above: int, depth: int) -> bool:
-        """Whether a branch point at ``depth`` is worth the state that has to go for it.
+    def admits_inside(
+        self, above: int, depth: int, place: Place = Place.BRANCH, chance: float = 1.0
+    ) -> bool:
+        """Whether a place inside a prompt, at ``depth``, is worth the state that has to go for it.
 
-        ``above``: the depth of the nearest state above it, 0 without one.
+        ``above``: the depth of the nearest state above it, 0 without one. ``place`` and
+        ``chance``: what it is kept for, and how likely it is used.
         """
-        return self._admits(self._states, above, depth, self.forms[0].device_bytes, branch=True)
+        size = self.forms[0].device_bytes
+        return self._admits(self._states, above, depth, size, place, chance)
 
     def _offer(self, node: PrefixNode, saved: float) -> None:
         _put(self._states, node, self._state(node, saved))
@@ -246,17 +253,23 @@ class SharedBudgetEviction(PricedLedger):
         candidate = self._candidate(node, self._saved_flops(node))
         return super().roles(node) | {"states and KV": (self._nodes, candidate)}
 
-    def admits_branch(self, above: int, depth: int) -> bool:
-        """Whether a branch point at ``depth`` is worth what has to go for its state.
+    def admits_inside(
+        self, above: int, depth: int, place: Place = Place.BRANCH, chance: float = 1.0
+    ) -> bool:
+        """Whether a place inside a prompt, at ``depth``, is worth what has to go for its state.
 
-        ``above``: the depth of the nearest state above it, 0 without one.
+        As in `EvictionPolicy.admits_inside`.
         """
-        return self._admits(self._nodes, above, depth, self.forms[0].device_bytes, branch=True)
+        size = self.forms[0].device_bytes
+        return self._admits(self._nodes, above, depth, size, place, chance)
 
-    def admits_end(self, above: int, depth: int, kv_bytes: int) -> bool:
-        """Whether an end at ``depth`` is worth what has to go for its state and its KV."""
+    def admits_end(self, above: int, depth: int, kv_bytes: int, chance: float = 1.0) -> bool:
+        """Whether an end at ``depth`` is worth what has to go for its state and its KV.
+
+        ``chance``: how likely it is resumed at, in parts of what is usual.
+        """
         size = self.forms[0].device_bytes + kv_bytes
-        return self._admits(self._nodes, above, depth, size, branch=False)
+        return self._admits(self._nodes, above, depth, size, Place.END, chance)
 
     def _offer(self, node: PrefixNode, saved: float) -> None:
         _put(self._nodes, node, self._candidate(node, saved))

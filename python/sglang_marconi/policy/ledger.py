@@ -6,6 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from math import floor
 
+from sglang_marconi.policy.choice import Place
+from sglang_marconi.policy.prospects import Trail
+
 # One use after another within one tick of the clock: keeps their order, and no more.
 _INSTANT = 2.0**-20
 
@@ -19,6 +22,7 @@ class PrefixNode:
     __slots__ = (
         "awaited",
         "branched",
+        "chance",
         "children",
         "depth",
         "form",
@@ -30,9 +34,11 @@ class PrefixNode:
         "leaf_offered",
         "offshoot",
         "parent",
+        "place",
         "running_below",
         "state_in_use",
         "state_referenced",
+        "trail",
     )
 
     def __init__(self, handle: int, parent: PrefixNode | None, depth: int, now: float) -> None:
@@ -56,6 +62,12 @@ class PrefixNode:
         self.branched = False
         self.hits = 0
         self.offshoot = False
+        # What its state is kept for, and how likely it seemed that it will be used: from 0 to 1
+        # for a guess, for an end in parts of what is usual.
+        self.place = Place.END
+        self.chance = 1.0
+        # The request that added it.
+        self.trail: Trail | None = None
 
 
 class PrefixLedger(ABC):
@@ -68,6 +80,8 @@ class PrefixLedger(ABC):
     def clear(self) -> None:
         """Forget everything; ``root`` is new."""
         self._now = 0.0
+        # Whose request adds to the tree.
+        self.trail: Trail | None = None
         self.root = PrefixNode(-1, None, 0, self._now)
         # Nodes that a change concerned since the last answer; in order of report,
         # so that it is the same in every process.
@@ -102,6 +116,7 @@ class PrefixLedger(ABC):
     def add(self, parent: PrefixNode, handle: int, depth: int) -> PrefixNode:
         """A new leaf below ``parent``, without a state; its prefix has ``depth`` tokens."""
         node = PrefixNode(handle, parent, depth, self._now)
+        node.trail = self.trail
         siblings = parent.children
         siblings[handle] = node
         if len(siblings) > 2:
@@ -118,6 +133,7 @@ class PrefixLedger(ABC):
         parent = child.parent
         assert parent is not None
         upper = PrefixNode(handle, parent, depth, child.last_use)
+        upper.trail = child.trail
         upper.running_below = child.running_below + child.state_in_use
         del parent.children[child.handle]
         parent.children[handle] = upper
@@ -143,9 +159,15 @@ class PrefixLedger(ABC):
     def store_state(self, node: PrefixNode) -> None:
         """``node`` has a state now; storing it is a use."""
         node.has_state, node.form, node.hits = True, 0, 0
+        node.place, node.chance = Place.END, 1.0
         node.offshoot = not node.branched and _below_new_branch(node)
         self._stamp(node)
         self._state_changed(node)
+
+    def keep_for(self, node: PrefixNode, place: Place, chance: float) -> None:
+        """What ``node``'s new state is kept for, and how likely it seems that it will be used."""
+        node.place, node.chance = place, chance
+        self._stale[node] = None
 
     def drop_state(self, node: PrefixNode) -> None:
         """``node`` has no state any more."""

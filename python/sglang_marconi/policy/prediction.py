@@ -8,6 +8,7 @@ from math import floor, inf
 
 import numpy as np
 
+from sglang_marconi.policy.choice import Place
 from sglang_marconi.policy.ledger import PrefixNode
 from sglang_marconi.policy.ranking import Candidate, Placed, Ranking, Standing, Valuation
 from sglang_marconi.policy.reuse import ENDS, Kind, ReuseModel
@@ -22,7 +23,19 @@ _SHORTLIST = 256
 _MARGIN = 3.0
 """A new checkpoint is refused if what goes first is worth so many times as much. The worth of
 what nobody has used yet is a guess: refused as soon as it is less, new conversations never come
-in where the cache is small (measured: up to 11 points of hit rate lost)."""
+in where the cache is small (measured: up to 11 points of hit rate lost). But a state that is kept
+for a prediction never displaces what is known to be worth more."""
+
+# What is usual for ends, in parts; from there on they are of kinds of their own.
+_LESS_LIKELY, _MORE_LIKELY = 0.4, 1.6
+# From here on a guess is a likely one.
+_LIKELY_GUESS = 0.3
+_WHERE_PROMPTS_PART = frozenset({Place.BRANCH, Place.DECLARED, Place.BOUNDARY})
+_CERTAIN = {
+    Place.BRANCH: Kind.BRANCH_NEW,
+    Place.WAITING: Kind.WAITED,
+    Place.DECLARED: Kind.DECLARED,
+}
 
 # Where all goes before it is used again, nothing can be learned: as long as fewer ends than one in
 # so many are used, that many are kept for this many times as long as others last.
@@ -40,6 +53,8 @@ class PredictedReuse(Valuation):
     Some ends are kept longer than they seem worth, to see whether ends are used later than they
     are kept: a loop larger than memory shows itself in no other way.
     """
+
+    weighs_guesses = True
 
     def __init__(self) -> None:
         self.clear()
@@ -126,13 +141,48 @@ class PredictedReuse(Valuation):
 
 def kind_of(node: PrefixNode) -> Kind:
     """What a node with a state is to `ReuseModel`."""
-    if not node.branched:
+    if node.place >= Place.WAITING:
+        kind = _kind_of_kept(node)
+        if kind is not None:
+            return kind
+    if not _is_branch_point(node):
         if node.children:
             return Kind.OUTGROWN
+        if not _LESS_LIKELY <= node.chance <= _MORE_LIKELY:
+            return _kind_of_new(Place.END, node.chance)
         return Kind.OFFSHOOT if node.offshoot else Kind.END
     if node.hits < 2:
         return Kind.BRANCH_ONCE if node.hits else Kind.BRANCH_NEW
     return Kind.BRANCH_TWICE if node.hits < 4 else Kind.BRANCH_OFTEN
+
+
+def _is_branch_point(node: PrefixNode) -> bool:
+    """Whether prompts part there: they do where a state that was kept for it is used, though all
+    but one of them may have left the tree."""
+    return node.branched or (node.hits > 0 and node.place in _WHERE_PROMPTS_PART)
+
+
+def _kind_of_kept(node: PrefixNode) -> Kind | None:
+    """What it is by what its state is kept for; ``None`` once the shape of the tree tells more."""
+    if node.place is Place.WAITING:
+        return Kind.WAITED
+    if node.place is Place.PROMPT and node.hits:
+        return Kind.PROMPT_USED
+    return None if node.hits else _kind_of_new(node.place, node.chance)
+
+
+def _kind_of_new(place: Place, chance: float) -> Kind:
+    """What it is before anything has used it, but for the shape of the tree."""
+    if place is Place.END:
+        if chance > _MORE_LIKELY:
+            return Kind.END_LIKELY
+        return Kind.END_UNLIKELY if chance < _LESS_LIKELY else Kind.END
+    if place.is_guess:
+        likely = chance >= _LIKELY_GUESS
+        if place is Place.PROMPT:
+            return Kind.PROMPT_LIKELY if likely else Kind.PROMPT
+        return Kind.BOUNDARY_LIKELY if likely else Kind.BOUNDARY
+    return _CERTAIN[place]
 
 
 class Tier(Ordered):
@@ -185,10 +235,11 @@ class _PredictedRanking(Ranking):
             for node, kind, efficiency, last_use in queue.placed():
                 yield Placed(node, f"{tier.words}{kind}", efficiency, last_use)
 
-    def admits(self, efficiency: float, *, branch: bool) -> bool:
-        worth = efficiency * self._value.model.rate(Kind.BRANCH_NEW if branch else Kind.END, 0.0)
+    def admits(self, efficiency: float, place: Place, chance: float) -> bool:
+        worth = efficiency * self._value.model.rate(_kind_of_new(place, chance), 0.0)
         queue = self._tiers.first()
-        return worth * _MARGIN >= (0.0 if queue is None else queue.lowest())
+        margin = 1.0 if place.is_guess else _MARGIN
+        return worth * margin >= (0.0 if queue is None else queue.lowest())
 
 
 class _Oldest:
@@ -302,10 +353,9 @@ class _Shortlist:
             order = np.argpartition(scores, _SHORTLIST)
             self._limit = scores.item(order[_SHORTLIST])
             chosen = np.sort(order[:_SHORTLIST])
-        owners = self._rows.owners
-        self._heap = [
-            (scores.item(row), last_use.item(row), row, owners[row]) for row in chosen.tolist()
-        ]
+        owners, rows = self._rows.owners, chosen.tolist()
+        columns = scores[chosen].tolist(), last_use[chosen].tolist(), rows
+        self._heap = list(zip(*columns, map(owners.__getitem__, rows), strict=True))
         self._entries = {entry[3]: entry for entry in self._heap}
         self._pushed = len(owners)
         heapify(self._heap)

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from sglang_marconi.policy.choice import Place
 from sglang_marconi.policy.ledger import PrefixNode
 
 
@@ -70,10 +71,11 @@ class Ranking(ABC):
     def placed(self) -> Iterator[Placed]:
         """Every candidate, in no order, to be compared with what it should be."""
 
-    def admits(self, efficiency: float, *, branch: bool) -> bool:
+    def admits(self, efficiency: float, place: Place, chance: float) -> bool:
         """Whether a new checkpoint is to be stored, though what goes first has to go for it.
 
-        ``efficiency`` as in `Candidate`; ``branch``: at a branch point, else at an end.
+        ``efficiency`` as in `Candidate`; ``place`` and ``chance``: what it is
+        kept for, and how likely it is used.
         """
         return True
 
@@ -89,6 +91,8 @@ class Valuation(ABC):
     """What the registry calls it."""
     alpha: float | None = None
     """The weight of a policy that has one."""
+    weighs_guesses = False
+    """Whether it tells what is kept for a prediction from what is known to be used."""
 
     @abstractmethod
     def ranking(self) -> Ranking:

@@ -45,6 +45,22 @@ class Kind(IntEnum):
     BRANCH_TWICE = 5
     """Two or three times."""
     BRANCH_OFTEN = 6
+    WAITED = 7
+    """Requests that waited parted there."""
+    DECLARED = 8
+    """The application says that it will be used, which it was not yet."""
+    END_LIKELY = 9
+    """The end of a request, after tokens at which most go on."""
+    END_UNLIKELY = 10
+    """The same, after tokens at which few do."""
+    PROMPT = 11
+    """Predicted, not used yet: the end of a prompt."""
+    PROMPT_LIKELY = 12
+    PROMPT_USED = 13
+    """The same, once it was used: often by what the conversation goes on with."""
+    BOUNDARY = 14
+    """Predicted, not used yet: a place inside a prompt. Once used, it is a branch point."""
+    BOUNDARY_LIKELY = 15
 
 
 ENDS = frozenset({Kind.END, Kind.OFFSHOOT})
@@ -56,10 +72,28 @@ class _Group(IntEnum):
     ENDS = 0
     OUTGROWN = 1
     BRANCHES = 2
+    # Each of the others is known by what was seen of it alone.
+    WAITED = 3
+    DECLARED = 4
+    END_LIKELY = 5
+    END_UNLIKELY = 6
+    PROMPT = 7
+    PROMPT_LIKELY = 8
+    PROMPT_USED = 9
+    BOUNDARY = 10
+    BOUNDARY_LIKELY = 11
 
 
 # Of each kind.
-_GROUP = np.array([*[_Group.ENDS] * 2, _Group.OUTGROWN, *[_Group.BRANCHES] * 4])
+_GROUP = np.array(
+    [
+        *[_Group.ENDS] * 2,
+        _Group.OUTGROWN,
+        *[_Group.BRANCHES] * 4,
+        *[group for group in _Group if group > _Group.BRANCHES],
+    ]
+)
+
 
 _BINS_PER_OCTAVE = 2
 _BINS = 17 * _BINS_PER_OCTAVE
@@ -70,8 +104,8 @@ _MIDDLES = 2.0 ** ((np.arange(_BINS) + 0.5) / _BINS_PER_OCTAVE) - 1
 _SMOOTH = np.exp(-0.5 * (np.arange(_BINS)[:, None] - np.arange(_BINS)) ** 2)
 
 _EARLY_BINS = 16  # up to an age of 255
-# A span has no bins before its first.
-_FROM_FIRST = np.triu(np.ones((_BINS, _BINS)))
+# A span has no bins before its first; [a bin, 1, the first].
+_FROM_FIRST = np.tril(np.ones((_BINS, _BINS)))[:, None]
 _TINY = 1e-300
 _KINDS = np.arange(len(Kind))
 
@@ -86,7 +120,8 @@ _SHAPES = (
 # Chains of them stand under one end, each priced by all that is above it; what is hardly ever
 # used has to be known for it early, or the ends, which save a turn each, go before them.
 _OUTGROWN_SHARE = 0.01
-_GROUP_SHARES = np.array([1.0, _OUTGROWN_SHARE, 1.0])
+# Parts of the rate that ends and branch points have before anything was seen.
+_GROUP_SHARES = np.array([1.0, _OUTGROWN_SHARE, 1.0, 1.0, 1.0, 2.0, 0.1, 0.3, 1.0, 0.05, 0.3, 1.0])
 # Of shape [opinions, groups, bins].
 _GUESSES = np.stack([_GROUP_SHARES[:, None] * shape for shape in _SHAPES])
 
@@ -201,7 +236,10 @@ class ReuseModel:
 
 
 def _by_group(counts: _Floats) -> _Floats:
-    return np.stack([counts[group == _GROUP].sum(axis=0) for group in _Group])
+    sums = np.zeros((len(_Group), _BINS))
+    for group, row in zip(_GROUP, counts, strict=True):
+        sums[group] += row
+    return sums
 
 
 def _corrected(guesses: _Floats, uses: _Floats, time: _Floats, weight: float) -> _Floats:
@@ -218,10 +256,16 @@ def _densities(hazards: _Floats) -> _Floats:
     """The best rate of use over any span of bins from each bin on."""
     risk = hazards * _WIDTHS
     before = np.cumsum(risk, axis=1) - risk
-    # [kind, first bin of a span, a bin of it]: the chance to reach the bin unused.
-    reached = np.exp(np.minimum(before[:, :, None] - before[:, None, :], 0.0)) * _FROM_FIRST
-    used = -np.expm1(-risk)[:, None, :] * reached
-    held = np.cumsum(used / hazards[:, None, :], axis=2)
-    rates = np.cumsum(used, axis=2) / np.maximum(held, _TINY)
-    best: _Floats = rates.max(axis=2)
+    # [a bin of a span, kind, first bin of the span], in which numpy sums fastest: the chance to
+    # reach the bin unused, then to be used in it, and with it all before.
+    used = before - before.T[:, :, None]
+    np.minimum(used, 0.0, out=used)
+    np.exp(used, out=used)
+    used *= _FROM_FIRST
+    used *= -np.expm1(-risk).T[:, :, None]
+    held = used / hazards.T[:, :, None]
+    np.cumsum(held, axis=0, out=held)
+    np.cumsum(used, axis=0, out=used)
+    used /= np.maximum(held, _TINY, out=held)
+    best: _Floats = used.max(axis=0)
     return best

@@ -164,7 +164,9 @@ class WaitingPrompts(Generic[R]):
         chosen: list[int] = []
         for at in sorted(parting):
             before = chosen[-1] if chosen else 0
-            if any(self._gains(max(self._resumes(each), before), at) for each in parting[at]):
+            # It is the one that could resume least that gains most.
+            least = min(self._resumes(each) for each in parting[at])
+            if self._gains(max(least, before), at):
                 chosen.append(at)
         return chosen
 

@@ -66,6 +66,15 @@ class Settings(msgspec.Struct, frozen=True):
             "`null`: tuned while serving, by a sidecar process that replays the latest requests"
         ),
     ] = None
+    admission: Annotated[
+        Literal["all", "seen"],
+        msgspec.Meta(
+            description="which prefixes get a checkpoint. `all`: where prompts have parted, where "
+            "requests that wait part, where the application says so, where requests end, and, "
+            f'with `"policy": "{DEFAULT}"`, where prompts are predicted to part. `seen`: the '
+            "paper's rule, where prompts have parted and where requests end"
+        ),
+    ] = "all"
     cost: Annotated[
         Literal["flops", "tokens"],
         msgspec.Meta(

@@ -8,7 +8,14 @@ from sglang_marconi.cost import ModelCost
 from sglang_marconi.policy.eviction import EvictionPolicy, LeafEviction, SharedBudgetEviction
 from sglang_marconi.policy.forms import Form, forms_of
 from sglang_marconi.policy.ranking import Valuation
-from sglang_marconi.policy.registry import BASELINE, POLICIES, SERVED, TUNED, make_valuation
+from sglang_marconi.policy.registry import (
+    BASELINE,
+    DEFAULT,
+    POLICIES,
+    SERVED,
+    TUNED,
+    make_valuation,
+)
 from sglang_marconi.simulate.block_cache import BlockCache
 from sglang_marconi.simulate.cache import Budget, SimulatedCache
 from sglang_marconi.simulate.oracle import OracleCache
@@ -42,6 +49,9 @@ NAMES = {
 }
 """What there is, with a description."""
 
+SEEN = f"{DEFAULT}:seen"
+"""The default's eviction with the paper's admission, as a server has it that is told so."""
+
 # The tuner is told of requests as they end.
 _ONE_BY_ONE = ("vllm+", TUNED)
 
@@ -57,11 +67,12 @@ def check_policy(policy: str, budget: Budget, *, together: bool = False) -> None
         PolicyError: names the policy and what is possible.
     """
     name, colon, alpha = policy.partition(":")
-    if name not in NAMES or (colon and name != TUNED):
-        raise PolicyError(f"no policy {policy!r}; there are {', '.join(NAMES)}, {TUNED}:ALPHA")
-    if colon:
+    if name not in NAMES or (colon and name != TUNED and policy != SEEN):
+        possible = ", ".join((*NAMES, SEEN, f"{TUNED}:ALPHA"))
+        raise PolicyError(f"no policy {policy!r}; there are {possible}")
+    if colon and policy != SEEN:
         _number(policy, alpha)
-    elif name not in POLICIES and name != UNLIMITED:
+    elif not colon and name not in POLICIES and name != UNLIMITED:
         possible = ", ".join([*POLICIES, f"{TUNED}:ALPHA", UNLIMITED])
         if budget.state_share is not None:
             raise PolicyError(f"{policy} is for one budget; with two pools there are {possible}")
@@ -89,13 +100,14 @@ def build_cache(
 
     def empty() -> RadixCache:
         cache = _tree_cache(cost, budget, make_valuation(name))
-        cache.waits = name in SERVED
+        cache.waits = name in SERVED and policy != SEEN
+        cache.predicts = cache.waits and cache.policy.valuation.weighs_guesses
         return cache
 
     if name == TUNED and not colon:
         return TunedCache(empty)
     cache = empty()
-    if colon:
+    if colon and policy != SEEN:
         cache.policy.valuation.alpha = _number(policy, alpha)
     return cache
 

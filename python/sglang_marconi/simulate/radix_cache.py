@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 from sglang_marconi.cost import ModelCost
 from sglang_marconi.policy.admission import PrefixMatch, branch_point
+from sglang_marconi.policy.choice import Place, Prospect
 from sglang_marconi.policy.eviction import PricedLedger
 from sglang_marconi.policy.ledger import PrefixNode
+from sglang_marconi.policy.prospects import Prospects, Trail
 from sglang_marconi.simulate.arrivals import Admitted, rounds
 from sglang_marconi.simulate.cache import SimulatedCache
 from sglang_marconi.simulate.tree import RadixTree, TreeNode, Walk
@@ -20,16 +22,14 @@ from sglang_marconi.traces.tokens import Tokens
 class Match(NamedTuple):
     """How a prompt meets the tree: it resumes after ``hit`` tokens, at ``resumed``.
 
-    ``branch``: the node where the prompt leaves what the tree holds, if a state is due there.
+    ``inside``: where the prompt leaves states on its way, in order. ``trail``: what it adds to the
+    tree, if that is learned from.
     """
 
     hit: int
     resumed: TreeNode | None
-    branch: TreeNode | None
-
-    def inside(self, places: Sequence[int]) -> list[int]:
-        """After how many tokens it leaves states: at its branch point and at ``places``."""
-        return sorted({*places, *([self.branch.depth] if self.branch is not None else [])})
+    inside: list[Prospect]
+    trail: Trail | None
 
 
 class RadixCache(SimulatedCache):
@@ -42,6 +42,8 @@ class RadixCache(SimulatedCache):
 
     waits = False
     """Whether requests that arrive together wait for what one of them can leave for others."""
+    predicts = False
+    """Whether states are kept for predictions, too."""
 
     def __init__(self, cost: ModelCost, policy: PricedLedger) -> None:
         self.cost = cost
@@ -56,6 +58,7 @@ class RadixCache(SimulatedCache):
         # What the requests of the same pass resume from; in order, too.
         self._in_pass: dict[TreeNode, None] = {}
         self._tree.root.prefix = policy.root
+        self._prospects = Prospects()
 
     def serve(self, request: TraceRequest) -> int:
         return self._serve_pass([Admitted(request)])[0]
@@ -72,18 +75,19 @@ class RadixCache(SimulatedCache):
 
     def _serve_pass(self, admitted: Sequence[Admitted]) -> list[int]:
         """Serve requests that see nothing of each other."""
-        matches = [self._match(each.request.prompt) for each in admitted]
+        matches = [self._match(each) for each in admitted]
         if len(matches) > 1:
             self._hold_in_pass(matches)
         for each, match in zip(admitted, matches, strict=True):
-            self._finish(each, match)
+            self.policy.trail = match.trail
+            self._finish(each.request, match)
             self._release()
             self._note_peak()
         self._release_pass()
         return [match.hit for match in matches]
 
     @abstractmethod
-    def _finish(self, admitted: Admitted, match: Match) -> None:
+    def _finish(self, request: TraceRequest, match: Match) -> None:
         """Make room for what a request leaves, and keep what fits of it."""
 
     def _resumes(self, request: TraceRequest) -> int:
@@ -91,16 +95,32 @@ class RadixCache(SimulatedCache):
         walk = self._tree.walk(request.prompt, len(request.prompt) - 1)
         return next((node.depth for node in reversed(walk.path) if node.prefix.has_state), 0)
 
-    def _match(self, prompt: Tokens) -> Match:
+    def _match(self, admitted: Admitted) -> Match:
+        prompt = admitted.request.prompt
         walk = self._tree.walk(prompt, len(prompt) - 1)
         resumed = next((node for node in reversed(walk.path) if node.prefix.has_state), None)
         hit = resumed.depth if resumed is not None else 0
+        left = _last(walk, self._tree.root).prefix.trail
         end = self._end_of(walk)
         shared = PrefixMatch(walk.shared, hit, branches=bool(end.children))
         at = branch_point(shared, 1, self.cost)
+        inside = {depth: Prospect(depth, Place.WAITING, 1.0) for depth in admitted.places}
+        if at is not None:
+            inside[at] = Prospect(at, Place.BRANCH, 1.0)
+        trail = None
+        if self.predicts and prompt.is_plain:
+            above = max([hit, *inside])
+            trail, guesses = self._prospects.arrived(prompt.ids, walk.shared, above, left)
+            inside = {guess.tokens: guess for guess in guesses} | inside
         if resumed is not None:
             self.policy.use(resumed.prefix)
-        return Match(hit, resumed, end if at is not None else None)
+        return Match(hit, resumed, [inside[depth] for depth in sorted(inside)], trail)
+
+    def _chance_of_end(self, trail: Trail | None, sequence: Tokens, end: int) -> float:
+        """How likely the end of a request is resumed at, in parts of what is usual."""
+        if trail is None or not sequence.is_plain:
+            return 1.0
+        return self._prospects.ended(trail, sequence.ids, end)
 
     def _end_of(self, walk: Walk) -> TreeNode:
         """The node that ends where a walk does, split off if need be."""
@@ -175,16 +195,17 @@ class RadixCache(SimulatedCache):
         self.policy.remove(prefix)
         self._offer_if_leaf(parent)
 
-    def _leave_inside(self, node: TreeNode) -> None:
+    def _leave_inside(self, node: TreeNode, prospect: Prospect) -> None:
         """A state inside a prompt, unless another request of the pass has left it."""
         if not node.prefix.has_state:
-            self._store_state(node)
+            self._store_state(node, prospect.place, prospect.chance)
 
-    def _store_state(self, node: TreeNode) -> None:
+    def _store_state(self, node: TreeNode, place: Place, chance: float) -> None:
         if node.prefix.has_state:
             self.policy.use(node.prefix)
             return
         self.policy.store_state(node.prefix)
+        self.policy.keep_for(node.prefix, place, chance)
         self.state_bytes_held += self._state_bytes(node.prefix)
 
     def _state_bytes(self, prefix: PrefixNode) -> int:
@@ -222,3 +243,8 @@ class RadixCache(SimulatedCache):
 
     def _edge_bytes(self, start: int, end: int) -> int:
         return self.cost.kv_bytes(end) - self.cost.kv_bytes(start)
+
+
+def _last(walk: Walk, root: TreeNode) -> TreeNode:
+    """The last node that a walk enters."""
+    return walk.partial or (walk.path[-1] if walk.path else root)

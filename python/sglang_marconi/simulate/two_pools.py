@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sglang_marconi.cost import ModelCost
+from sglang_marconi.policy.choice import Place, Prospect
 from sglang_marconi.policy.eviction import EvictionPolicy
-from sglang_marconi.simulate.arrivals import Admitted
 from sglang_marconi.simulate.radix_cache import Match, RadixCache
 from sglang_marconi.simulate.tree import TreeNode
 from sglang_marconi.traces.requests import TraceRequest
@@ -44,43 +44,52 @@ class TwoPoolCache(RadixCache):
         self._own_state_bytes = 0
         self._own_kv_bytes = 0
 
-    def _finish(self, admitted: Admitted, match: Match) -> None:
+    def _finish(self, request: TraceRequest, match: Match) -> None:
         self._hold(match.resumed or self._tree.root)
         if self._store or self._take_state():
-            self._run(admitted.request, match.hit, match.inside(admitted.places))
+            self._run(request, match)
         self._own_state_bytes = self._own_kv_bytes = 0
 
-    def _run(self, request: TraceRequest, hit: int, inside: Sequence[int]) -> None:
+    def _run(self, request: TraceRequest, match: Match) -> None:
         """A request that finds no room for its KV ends there, as one that was aborted."""
         sequence = request.prompt + request.reply
         prompt = len(request.prompt)
-        if not self._take_kv(hit, prompt):
+        if not self._take_kv(match.hit, prompt):
             return
-        taken: list[int] = []
-        for depth in inside:
-            if self._take_state_for_branch(taken[-1] if taken else hit, depth):
-                taken.append(depth)
+        taken = self._take_states_inside(match.hit, match.inside)
         self._hold(self._enter(sequence, prompt))
-        for depth in taken:
+        for each in taken:
             self._own_state_bytes -= self._new_state_bytes
-            self._leave_inside(self._enter(sequence, depth))
+            self._leave_inside(self._enter(sequence, each.tokens), each)
         end = prompt + max(len(request.reply) - 1, 0)
         if self._take_kv(prompt, end):
+            chance = self._chance_of_end(match.trail, sequence, end)
             stored = not self._store or self._take_state()
             node = self._enter(sequence, end)
             if stored:
                 self._own_state_bytes -= self._new_state_bytes
-                self._store_state(node)
+                self._store_state(node, Place.END, chance)
 
     def _enter(self, sequence: Tokens, depth: int) -> TreeNode:
         """Insert what was computed: its KV is the tree's, or a duplicate and given back."""
         self._own_kv_bytes = 0
         return self._insert(sequence, depth)
 
-    def _take_state_for_branch(self, above: int, depth: int) -> bool:
-        if self._has_room() or self.policy.admits_branch(above, depth):
-            return self._take_state()
-        return False
+    def _take_states_inside(self, hit: int, inside: Sequence[Prospect]) -> list[Prospect]:
+        """Room for states inside a prompt, for those that save most first; in order."""
+        above = [hit, *(each.tokens for each in inside)]
+        gains = {
+            each: each.chance * self.cost.prefill_flops(start, each.tokens)
+            for start, each in zip(above, inside, strict=False)
+        }
+        taken = []
+        for start, each in sorted(
+            zip(above, inside, strict=False), key=lambda pair: (-gains[pair[1]], pair[1])
+        ):
+            admits = self._has_room() or self.policy.admits_inside(start, *each)
+            if admits and self._take_state():
+                taken.append(each)
+        return sorted(taken)
 
     def _has_room(self) -> bool:
         taken = self.state_bytes_held + self._own_state_bytes

@@ -53,6 +53,11 @@ class Tokens:
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether its runs are tokens, so that ``ids`` are their ids."""
+        return len(self) == len(self.ids)
+
     def __add__(self, other: Tokens) -> Tokens:
         return Tokens(
             np.concatenate((self.ids, other.ids)),
@@ -64,7 +69,7 @@ class Tokens:
 
         Expects runs shorter than 2^20 tokens and numbers of runs below 2^43.
         """
-        if len(self) == len(self.ids):
+        if self.is_plain:
             return self.ids << _PLACE_BITS
         lengths = np.diff(self.ends, prepend=0)
         places = np.arange(len(self)) - np.repeat(self.ends - lengths, lengths)

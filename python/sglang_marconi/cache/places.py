@@ -1,0 +1,180 @@
+"""Which states a request should leave, on SGLang's tree.
+
+| moment                     | what is done                                                       |
+|----------------------------|--------------------------------------------------------------------|
+| a request is looked up     | ``matched``: its branch point, and where it leaves the tree        |
+| it is added to a batch     | ``admitted``: it is learned from, once, and places are predicted   |
+| a pass is to be launched   | ``of``: the states that it should leave, in order                  |
+| it is put into the tree    | ``adding``: what it adds is known to be its own                    |
+| it ends                    | ``ended``: how likely it is resumed at its end                     |
+
+What is decided is ``policy``'s: ``admission``, ``waiting``, ``declared``, ``prospects``.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakKeyDictionary
+from zlib import crc32
+
+import numpy as np
+from sglang.srt.runtime_context import get_serving
+
+from sglang_marconi.cache.declared import points_of
+from sglang_marconi.cache.pass_states import Wanted
+from sglang_marconi.events import Reason
+from sglang_marconi.policy.admission import PrefixMatch, branch_point
+from sglang_marconi.policy.choice import Place, Prospect
+from sglang_marconi.policy.prospects import Ids, Prospects, Trail
+from sglang_marconi.policy.remembered import NOTHING
+
+if TYPE_CHECKING:
+    from array import array
+
+    from sglang.srt.managers.schedule_batch import Req
+    from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeNode
+
+    from sglang_marconi.cache.waiting import WaitingRequests
+    from sglang_marconi.policy.eviction import EvictionPolicy
+
+PLACES = {
+    Reason.BRANCH: Place.BRANCH,
+    Reason.WAITING: Place.WAITING,
+    Reason.DECLARED: Place.DECLARED,
+    Reason.PROMPT: Place.PROMPT,
+    Reason.BOUNDARY: Place.BOUNDARY,
+    Reason.END: Place.END,
+    Reason.TRACKED: Place.END,
+}
+"""What a state is kept for, to the policy."""
+_MOST_CHILDREN = 64
+_GUESSES = {Place.PROMPT: Reason.PROMPT, Place.BOUNDARY: Reason.BOUNDARY}
+
+
+class _Met(NamedTuple):
+    """How a request met the tree: it leaves it at ``node``, which ``left`` has added."""
+
+    match: PrefixMatch
+    node: UnifiedTreeNode | None
+    left: Trail | None
+
+
+class Places:
+    """The places of requests that are computed; one for each cache.
+
+    Args:
+        policy: the cache's eviction policy.
+        waiting: what follows the queue.
+        page_size: of KV in tokens.
+        seen_only: the paper's admission, where prompts have parted and where requests end.
+    """
+
+    def __init__(
+        self,
+        policy: EvictionPolicy,
+        waiting: WaitingRequests,
+        page_size: int,
+        *,
+        seen_only: bool = False,
+    ) -> None:
+        self._policy = policy
+        self._waiting = waiting
+        self._page_size = page_size
+        self._prospects = None if seen_only else Prospects(page_size)
+        self._met: WeakKeyDictionary[Req, _Met] = WeakKeyDictionary()
+        self._trails: WeakKeyDictionary[Req, Trail] = WeakKeyDictionary()
+        self._guesses: WeakKeyDictionary[Req, list[Prospect]] = WeakKeyDictionary()
+
+    # ---- before it is computed ----
+
+    def matched(
+        self, req: Req | None, match: PrefixMatch, node: UnifiedTreeNode | None, left: Trail | None
+    ) -> int | None:
+        """A prompt was looked up, and leaves the tree at ``node``; where it branches off, if a
+        state is due there. The last time before it is admitted counts."""
+        if req is not None and self._prospects is not None:
+            self._met[req] = _Met(match, node, left)
+        return branch_point(match, self._page_size, self._policy.cost)
+
+    def admitted(self, req: Req) -> None:
+        """A request is about to be computed. One that was retracted meets what it has left."""
+        met = self._met.pop(req, None)
+        again = met is None or req in self._trails
+        if self._prospects is None or again or req.skip_radix_cache_insert:
+            return
+        assert met is not None
+        tokens = _tokens(req.full_untruncated_fill_ids, len(req.origin_input_ids))
+        shared = met.match.shared_tokens
+        if self._page_size > 1 and met.node is not None:
+            page = req.full_untruncated_fill_ids[shared : shared + self._page_size]
+            shared += _shared_further(page, met.node)
+        above = max([met.match.resumable_tokens, *(wanted.tokens for wanted in self._certain(req))])
+        self._trails[req], self._guesses[req] = self._prospects.arrived(
+            tokens, shared, above, met.left, _namespace(req)
+        )
+
+    # ---- while it is computed ----
+
+    def of(self, req: Req, grid: int | None) -> list[Wanted]:
+        """The states that a request should leave, in order.
+
+        ``grid``: where a reply leaves no state, one is left near the prompt's end, on this grid.
+        """
+        found: dict[int, Wanted] = {}
+        if self._policy.valuation.weighs_guesses:
+            for tokens, place, chance in self._guesses.get(req, ()):
+                found[tokens] = Wanted(tokens, _GUESSES[place], chance)
+        if grid and get_serving().strip_thinking_cache and req.session is None and not found:
+            at = len(req.origin_input_ids) // grid * grid
+            found[at] = Wanted(at, Reason.TRACKED)
+        found |= {wanted.tokens: wanted for wanted in self._certain(req)}
+        return [found[tokens] for tokens in sorted(found)]
+
+    def _certain(self, req: Req) -> list[Wanted]:
+        """Those that do not depend on a prediction."""
+        found: list[Wanted] = []
+        if self._prospects is not None:
+            found.extend(Wanted(at, Reason.WAITING) for at in self._waiting.places(req))
+        if req.mamba_branching_seqlen is not None:
+            found.append(Wanted(req.mamba_branching_seqlen, Reason.BRANCH))
+        if self._prospects is not None:
+            points = points_of(req, self._page_size, self._policy.cost)
+            found.extend(Wanted(at, Reason.DECLARED) for at in points)
+        return found
+
+    # ---- once it is in the tree ----
+
+    def adding(self, req: Req) -> None:
+        """What is added to the tree from now on is the request's."""
+        self._policy.trail = self._trails.get(req)
+
+    def ended(self, req: Req, at: int) -> float:
+        """How likely its end after ``at`` tokens is resumed at, in parts of what is usual."""
+        trail = self._trails.get(req)
+        if trail is None or self._prospects is None:
+            return 1.0
+        return self._prospects.ended(trail, _tokens(req.full_untruncated_fill_ids, at), at)
+
+
+def _namespace(req: Req) -> np.uint64:
+    """The same on all ranks, as Python's own hashes are not."""
+    names = (req.extra_key, req.cache_salt or None)
+    return np.uint64(crc32(repr(names).encode())) if any(names) else NOTHING
+
+
+def _tokens(ids: array[int], count: int) -> Ids:
+    # A view of the array would keep it from growing.
+    return np.frombuffer(ids, np.int64, count).copy()
+
+
+def _shared_further(page: array[int], node: UnifiedTreeNode) -> int:
+    """How many tokens of its next KV page a prompt shares with what the tree goes on with, as far
+    as a look at some of it tells."""
+    children = islice(node.children.values(), _MOST_CHILDREN)
+    return max((_common(page, child.key.token_ids) for child in children), default=0)
+
+
+def _common(one: array[int], other: array[int]) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (ours, theirs) in pairs if ours != theirs), min(len(one), len(other)))

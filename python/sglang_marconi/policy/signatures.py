@@ -1,0 +1,164 @@
+"""Where prompts tend to part, by the tokens before such places.
+
+A *signature* is a hash of a few tokens. One is known once prompts have parted behind it. Of each
+known one it is counted how often it went by, and at how many of these places prompts parted later;
+its first occurrence in a prompt is counted apart from the others, as the end of a system prompt is
+followed by the same marker as each message after it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+WIDTH = 3
+"""Tokens in a signature."""
+
+REACH = 8
+"""How far behind a known signature prompts still count as parting there, in tokens: the messages
+that follow a marker may begin alike."""
+
+_MOST = 1024
+"""Signatures that are known at a time."""
+_FULL = 64.0
+"""Occurrences after which the counts of a signature are halved, so that they follow the traffic."""
+# What is known of a signature that has just become known, in occurrences, and in partings.
+_PRIOR_PASSED, _PRIOR_PARTED = 2.0, 0.2
+
+# Odd numbers with bits of either kind all over: a product spreads each bit of a token.
+_FACTORS = np.array([0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35], np.uint32)
+_FILTER_BITS = 16
+
+
+class Found(NamedTuple):
+    """Known signatures in a prompt, in order: where each ends, in tokens from the start of the
+    prompt (int64 ``[n]``), and which it is (its key)."""
+
+    places: NDArray[np.int64]
+    keys: NDArray[np.int64]
+
+
+class Name(NamedTuple):
+    """What a key stands for, which outlives it."""
+
+    signature: int
+    later: int
+
+
+class Read(NamedTuple):
+    """A prompt's signatures: uint32 ``[tokens - WIDTH + 1]``, that of tokens ``[i, i + WIDTH)``
+    at ``i``."""
+
+    hashes: NDArray[np.uint32]
+
+    def before(self, place: int) -> int:
+        """The signature that ends at a place, which has ``WIDTH`` tokens before it."""
+        return int(self.hashes[place - WIDTH])
+
+
+def read(tokens: NDArray[np.int64]) -> Read:
+    """The signatures of a prompt, int64 ``[tokens]``."""
+    ids = tokens.astype(np.uint32)
+    count = max(len(ids) - WIDTH + 1, 0)
+    hashes = (ids[:count] + np.uint32(1)) * _FACTORS[0]
+    for offset, factor in enumerate(_FACTORS[1:], 1):
+        mixed = ids[offset : offset + count] + np.uint32(offset + 1)
+        mixed *= factor
+        hashes ^= mixed
+    return Read(hashes)
+
+
+class Signatures:
+    """Counts of known signatures.
+
+    A key is ``2 * row + later``: ``later`` is 0 for a signature's first occurrence in a prompt.
+    """
+
+    def __init__(self) -> None:
+        self._hashes = np.zeros(0, np.uint32)  # in order
+        self._passed = np.zeros((0, 2))
+        self._parted = np.zeros((0, 2))
+        self._filter = np.zeros(1 << _FILTER_BITS, np.bool_)
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def find(self, prompt: Read, start: int) -> Found:
+        """Known signatures that end behind ``start`` tokens."""
+        maybe = self._filter.take(prompt.hashes >> np.uint32(32 - _FILTER_BITS)).nonzero()[0]
+        rows = self._rows_of(prompt.hashes[maybe])
+        known = rows >= 0
+        rows, places = rows[known], maybe[known] + WIDTH
+        later = np.ones(len(rows), np.int64)
+        later[np.unique(rows, return_index=True)[1]] = 0
+        new = places > start
+        return Found(places[new], (2 * rows + later)[new])
+
+    def chances(self, keys: NDArray[np.int64]) -> NDArray[np.float64]:
+        """How likely prompts are to part at places of these keys, ``[n]``, from 0 to 1."""
+        rows, later = keys >> 1, keys & 1
+        found: NDArray[np.float64] = self._parted[rows, later] / self._passed[rows, later]
+        return np.minimum(found, 1.0)
+
+    def passed(self, keys: NDArray[np.int64]) -> None:
+        """A prompt has places of these keys, at which others may part from it."""
+        np.add.at(self._passed, (keys >> 1, keys & 1), 1.0)
+        full = (self._passed >= _FULL).nonzero()
+        self._passed[full] /= 2.0
+        self._parted[full] /= 2.0
+
+    def name(self, key: int) -> Name:
+        """What a key stands for: it is good until another signature becomes known."""
+        return Name(int(self._hashes[key >> 1]), key & 1)
+
+    def used(self, name: Name) -> None:
+        """A prompt has gone on from a place of this name."""
+        row = self._rows_of(np.array([name.signature], np.uint32)).item()
+        if row >= 0:
+            self._parted[row, name.later] += 1.0
+
+    def parted(self, prompt: Read, place: int) -> None:
+        """Two prompts part at a place, in tokens, so that what stands before it is known."""
+        if place >= WIDTH and not self._is_near_one(prompt, place):
+            key = self._key(prompt, place)
+            self._parted[key >> 1, key & 1] += 1.0
+
+    def _is_near_one(self, prompt: Read, place: int) -> bool:
+        """Whether a known signature ends so shortly before a place that this one counts there."""
+        ends = place - WIDTH + 1
+        return bool((self._rows_of(prompt.hashes[max(ends - REACH - 1, 0) : ends]) >= 0).any())
+
+    def _key(self, prompt: Read, place: int) -> int:
+        """The key of a signature that becomes known."""
+        if len(self) == _MOST:
+            self._forget_half()
+        signature = np.uint32(prompt.before(place))
+        row = int(self._hashes.searchsorted(signature))
+        self._hashes = np.insert(self._hashes, row, signature)
+        self._passed = np.insert(self._passed, row, _PRIOR_PASSED, axis=0)
+        self._parted = np.insert(self._parted, row, _PRIOR_PARTED, axis=0)
+        self._filter[signature >> np.uint32(32 - _FILTER_BITS)] = True
+        later = bool((prompt.hashes[: place - WIDTH] == signature).any())
+        self._passed[row, int(later)] += 1.0
+        return 2 * row + later
+
+    def _forget_half(self) -> None:
+        """Those behind which prompts have parted least."""
+        order = np.argsort(self._parted.sum(axis=1), kind="stable")
+        kept = np.sort(order[len(order) // 2 :])
+        self._hashes, self._passed, self._parted = (
+            self._hashes[kept],
+            self._passed[kept],
+            self._parted[kept],
+        )
+        self._filter[:] = False
+        self._filter[self._hashes >> np.uint32(32 - _FILTER_BITS)] = True
+
+    def _rows_of(self, hashes: NDArray[np.uint32]) -> NDArray[np.int64]:
+        """The row of each, -1 where it is not known."""
+        if not len(self):
+            return np.full(len(hashes), -1, np.int64)
+        rows = np.minimum(self._hashes.searchsorted(hashes), len(self) - 1)
+        return np.where(self._hashes[rows] == hashes, rows, -1)
