@@ -176,7 +176,7 @@ def test_with_room_for_everything(marconi: LocalServer, cost: ModelCost, seed: i
 def test_what_is_predicted(
     slots: int, tokens: int, seed: int, model: Path, cost: ModelCost, tmp_path: Path
 ) -> None:
-    """On a server of its own: what one has learned outlives a flush. Its replies are part of it."""
+    """The server's replies are part of what it learns."""
     log = tmp_path / "server.log"
     # SGLang's first request of its own would be learned from, too.
     cold = "--skip-server-warmup"

@@ -82,6 +82,7 @@ class Places:
         self._waiting = waiting
         self._page_size = page_size
         self._prospects = None if seen_only else Prospects(page_size)
+        self._root = policy.root
         self._met: WeakKeyDictionary[Req, _Met] = WeakKeyDictionary()
         self._trails: WeakKeyDictionary[Req, Trail] = WeakKeyDictionary()
         self._guesses: WeakKeyDictionary[Req, list[Prospect]] = WeakKeyDictionary()
@@ -93,6 +94,9 @@ class Places:
     ) -> int | None:
         """A prompt was looked up, and leaves the tree at ``node``; where it branches off, if a
         state is due there. The last time before it is admitted counts."""
+        if self._prospects is not None and self._root is not self._policy.root:
+            # A flush makes a cache that has learned nothing, as it does of rates of use.
+            self._root, self._prospects = self._policy.root, Prospects(self._page_size)
         if req is not None and self._prospects is not None:
             self._met[req] = _Met(match, node, left)
         return branch_point(match, self._page_size, self._policy.cost)
