@@ -45,15 +45,16 @@ class Experienced:
         self._prompt = self._tokens(prompt_tokens)
         for number, at in enumerate(range(_EVERY, prompt_tokens - _SIGNATURE, _EVERY)):
             self._prompt[at : at + _SIGNATURE] = signatures[number % _SIGNATURES]
+        self._prompt[_SHARED - _SIGNATURE : _SHARED] = signatures[_SIGNATURES - 1]
 
     def prospects(self) -> Prospects:
         """Which know no more than that."""
         return deepcopy(self._prospects)
 
     def prompt(self) -> Ids:
-        """One that parts from an earlier one after its first tokens."""
+        """One that parts from an earlier one after its first tokens, which is known for that."""
         tokens = self._prompt.copy()
-        tokens[_SHARED - _SIGNATURE : _EVERY] = self._tokens(_EVERY - _SHARED + _SIGNATURE)
+        tokens[_SHARED:_EVERY] = self._tokens(_EVERY - _SHARED)
         return tokens
 
     def arrived(self, prospects: Prospects, prompt: Ids) -> tuple[Trail, list[Prospect]]:
@@ -68,8 +69,9 @@ def measure(prompt_tokens: int, prompts: int) -> tuple[list[float], list[float]]
     """Seconds for each prompt: when it begins, and when its request has ended."""
     experienced = Experienced(prompt_tokens)
     begins, ends = [], []
-    for _ in range(prompts):
-        prospects, prompt = experienced.prospects(), experienced.prompt()
+    for prospects, prompt in [
+        (experienced.prospects(), experienced.prompt()) for _ in range(prompts)
+    ]:
         sequence = np.concatenate((prompt, prompt[:_EVERY]))
         start = time.perf_counter()
         trail, _ = experienced.arrived(prospects, prompt)

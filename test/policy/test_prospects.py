@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from itertools import count
 
 import numpy as np
 import pytest
@@ -11,72 +10,9 @@ from bench_prospects import measure
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sglang_marconi.policy.choice import Place, Prospect
-from sglang_marconi.policy.prospects import Prospects, Trail
+from sglang_marconi.policy.prospects import Trail
 from sglang_marconi.policy.remembered import NOTHING
-
-USER, ASSISTANT, THINK, END, CALL = 1, 2, 3, 4, 5
-
-
-class Server:
-    """Requests one after the other; nothing of them is forgotten, or all (``forgets``).
-
-    What a prompt shares with earlier requests goes up to its last token.
-    """
-
-    def __init__(self, page_size: int = 1, *, forgets: bool = False) -> None:
-        self.prospects = Prospects(page_size)
-        self._page_size = page_size
-        self._forgets = forgets
-        self._past: list[tuple[list[int], Trail]] = []
-        self._fresh = count(1000)
-
-    def words(self, number: int) -> list[int]:
-        """Tokens that nobody has asked for yet."""
-        return [next(self._fresh) for _ in range(number)]
-
-    def ask(
-        self, prompt: list[int], reply: list[int] | None = None, above: int | None = None
-    ) -> list[Prospect]:
-        """A request; the places where it is predicted to be left."""
-        shared, left = self._shared(prompt)
-        trail, found = self.prospects.arrived(
-            np.array(prompt, np.int64), shared, shared if above is None else above, left
-        )
-        self.end(trail, prompt, self.words(20) if reply is None else reply)
-        return found
-
-    def end(self, trail: Trail, prompt: list[int], reply: list[int]) -> float:
-        sequence = prompt + reply
-        end = (len(sequence) - 1) // self._page_size * self._page_size
-        chance = self.prospects.ended(trail, np.array(sequence, np.int64), end)
-        self._past.append((sequence[:end], trail))
-        return chance
-
-    def chance_of_end(self, prompt: list[int], reply: list[int]) -> float:
-        """How likely a request that ends so is gone on from, in parts of what is usual."""
-        shared, left = self._shared(prompt)
-        trail, _ = self.prospects.arrived(np.array(prompt, np.int64), shared, shared, left)
-        return self.end(trail, prompt, reply)
-
-    def _shared(self, prompt: list[int]) -> tuple[int, Trail | None]:
-        longest, left = 0, None
-        for sequence, trail in () if self._forgets else self._past:
-            shared = common(sequence, prompt[:-1])
-            if shared > longest:
-                longest, left = shared, trail
-        return longest, left
-
-
-def common(one: list[int], other: list[int]) -> int:
-    return next(
-        (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
-        min(len(one), len(other)),
-    )
-
-
-def places(found: list[Prospect]) -> list[tuple[int, Place]]:
-    return [(each.tokens, each.place) for each in found]
-
+from support.prospecting import ASSISTANT, CALL, END, THINK, USER, Server, document, places
 
 # ---- ends of prompts ----
 
@@ -221,109 +157,6 @@ def test_a_place_that_is_used_often_counts_once() -> None:
     assert first == second != []
 
 
-# ---- boundaries ----
-
-
-def document(server: Server, tokens: int) -> list[int]:
-    return [USER, *server.words(tokens), 11, 12, 13]
-
-
-def test_a_document_is_predicted_once_several_have_been_asked_about_their_document() -> None:
-    server = Server()
-    seen = []
-    for _ in range(6):
-        text = document(server, 500)
-        seen.append(places(server.ask([*text, *server.words(30), ASSISTANT])))
-        for _ in range(2):
-            server.ask([*text, *server.words(30), ASSISTANT])
-    assert seen[0] == []
-    assert seen[2:] == [[(504, Place.BOUNDARY)]] * 4
-
-
-def test_a_marker_that_prompts_do_not_part_at_is_no_boundary() -> None:
-    """The same tokens stand in each message; prompts part behind the first of them alone."""
-    server = Server()
-    marker = [11, 12, 13]
-
-    def messages() -> list[int]:
-        return [token for _ in range(4) for token in (*server.words(100), *marker)]
-
-    for _ in range(8):
-        start = [USER, *server.words(300), *marker]
-        for _ in range(3):
-            server.ask([*start, *messages(), *server.words(30)])
-    text = [USER, *server.words(300), *marker]
-    found = server.ask([*text, *messages(), *server.words(30)])
-    assert places(found) == [(304, Place.BOUNDARY)]
-
-
-def test_a_prompt_may_have_several() -> None:
-    """A tenant's instructions, then a document."""
-    server = Server()
-    for _ in range(8):
-        instructions = [USER, *server.words(300), 21, 22, 23]
-        for number in range(3):
-            text = [*instructions, *server.words(500), 11, 12, 13]
-            found = [server.ask([*text, *server.words(30)]) for _ in range(3)]
-            if not number:
-                first = found[0]
-    assert places(first) == [(304, Place.BOUNDARY), (807, Place.BOUNDARY)]
-
-
-def test_what_no_other_prompt_can_share_is_no_boundary() -> None:
-    """The last token of a prompt has to be computed."""
-    server = Server()
-    for _ in range(6):
-        text = document(server, 500)
-        prompt = [*text, *server.words(30), ASSISTANT]
-        for _ in range(3):
-            server.ask(prompt)
-            server.ask([*text, *server.words(30), ASSISTANT])
-    (place,) = places(server.ask(document(server, 500)))
-    assert place == (503, Place.PROMPT)
-
-
-def test_a_document_that_the_cache_forgets_each_time_counts_once() -> None:
-    chances = []
-    for times in (1, 40):
-        server = Server()
-        for _ in range(4):
-            text = document(server, 500)
-            for _ in range(3):
-                server.ask([*text, *server.words(30), ASSISTANT])
-        server._forgets = True
-        text = document(server, 500)
-        for _ in range(times + 1):
-            server.ask([*text, *server.words(30), ASSISTANT])
-        (found,) = server.ask([*document(server, 500), *server.words(30), ASSISTANT])
-        chances.append(found.chance)
-    assert chances[0] == chances[1]
-
-
-def test_where_requests_of_a_document_resume_already_nothing_is_predicted() -> None:
-    server = Server()
-    for _ in range(6):
-        text = document(server, 500)
-        for _ in range(3):
-            server.ask([*text, *server.words(30), ASSISTANT])
-    text = document(server, 500)
-    question = [*text, *server.words(30), ASSISTANT]
-    assert server.ask(question, above=500) == []
-
-
-def test_the_chance_is_how_many_documents_are_asked_about_again() -> None:
-    """One in four is; the others come once."""
-    server = Server()
-    for number in range(80):
-        text = document(server, 500)
-        found = server.ask([*text, *server.words(30), ASSISTANT])
-        if number % 4 == 0:
-            server.ask([*text, *server.words(30), ASSISTANT])
-    (each,) = found
-    assert each.tokens == 504
-    assert 0.15 < each.chance < 0.35
-
-
 # ---- KV pages ----
 
 
@@ -395,10 +228,10 @@ def test_the_same_calls_give_the_same_answers_on_whole_pages(
         answers: list[object] = []
         asked: list[list[int]] = []
         for again, cut, new, reply, forgets in calls:
-            server._forgets = forgets
+            server.forgets = forgets
             before = asked[-1 - again][:cut] if again < len(asked) else []
             prompt = before + new * 10
-            shared, left = server._shared(prompt)
+            shared, left = server.shared(prompt)
             ids = np.array(prompt, np.int64)
             trail, found = server.prospects.arrived(ids, shared, shared, left)
             assert [each.tokens for each in found] == sorted({each.tokens for each in found})

@@ -55,6 +55,15 @@ def test_a_read_prompt_has_a_signature_for_each_place_behind_the_first_tokens() 
         assert len(reading(short).hashes) == 0
 
 
+def test_a_long_prompt_is_read_as_a_short_one() -> None:
+    tokens = np.random.default_rng(0).integers(0, 100_000, 100_000)
+    prompt = read(tokens)
+    assert len(prompt.hashes) == 100_000 - WIDTH + 1
+    for part in range(0, 100_000, 1000):
+        hashes = read(tokens[part : part + 1000 + WIDTH - 1]).hashes
+        assert (prompt.hashes[part : part + 1000] == hashes).all()
+
+
 class Naive:
     """Which signatures are known, by their tokens."""
 

@@ -30,6 +30,8 @@ _PRIOR_PASSED, _PRIOR_PARTED = 2.0, 0.2
 # Odd numbers with bits of either kind all over: a product spreads each bit of a token.
 _FACTORS = np.array([0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35], np.uint32)
 _FILTER_BITS = 16
+_BLOCK = 1 << 15
+"""Tokens that are hashed at a time: to be given memory for more takes longer than the work."""
 
 
 class Found(NamedTuple):
@@ -60,13 +62,15 @@ class Read(NamedTuple):
 
 def read(tokens: NDArray[np.int64]) -> Read:
     """The signatures of a prompt, int64 ``[tokens]``."""
-    ids = tokens.astype(np.uint32)
-    count = max(len(ids) - WIDTH + 1, 0)
-    hashes = (ids[:count] + np.uint32(1)) * _FACTORS[0]
-    for offset, factor in enumerate(_FACTORS[1:], 1):
-        mixed = ids[offset : offset + count] + np.uint32(offset + 1)
-        mixed *= factor
-        hashes ^= mixed
+    count = max(len(tokens) - WIDTH + 1, 0)
+    hashes = np.zeros(count, np.uint32)
+    for start in range(0, count, _BLOCK):
+        found = hashes[start : start + _BLOCK]
+        ids = tokens[start : start + _BLOCK + WIDTH - 1].astype(np.uint32)
+        for offset, factor in enumerate(_FACTORS):
+            mixed = ids[offset : offset + len(found)] + np.uint32(offset + 1)
+            mixed *= factor
+            found ^= mixed
     return Read(hashes)
 
 

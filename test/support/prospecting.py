@@ -1,0 +1,76 @@
+"""A server that predicts where prompts are left, without a model or a tree."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import numpy as np
+from sglang_marconi.policy.choice import Place, Prospect
+from sglang_marconi.policy.prospects import Prospects, Trail
+
+USER, ASSISTANT, THINK, END, CALL = 1, 2, 3, 4, 5
+
+
+class Server:
+    """Requests one after the other; nothing of them is forgotten, or all (``forgets``).
+
+    What a prompt shares with earlier requests goes up to its last token.
+    """
+
+    def __init__(self, page_size: int = 1, *, forgets: bool = False) -> None:
+        self.prospects = Prospects(page_size)
+        self._page_size = page_size
+        self.forgets = forgets
+        self._past: list[tuple[list[int], Trail]] = []
+        self._fresh = count(1000)
+
+    def words(self, number: int) -> list[int]:
+        """Tokens that nobody has asked for yet."""
+        return [next(self._fresh) for _ in range(number)]
+
+    def ask(
+        self, prompt: list[int], reply: list[int] | None = None, above: int | None = None
+    ) -> list[Prospect]:
+        """A request; the places where it is predicted to be left."""
+        shared, left = self.shared(prompt)
+        trail, found = self.prospects.arrived(
+            np.array(prompt, np.int64), shared, shared if above is None else above, left
+        )
+        self.end(trail, prompt, self.words(20) if reply is None else reply)
+        return found
+
+    def end(self, trail: Trail, prompt: list[int], reply: list[int]) -> float:
+        sequence = prompt + reply
+        end = (len(sequence) - 1) // self._page_size * self._page_size
+        chance = self.prospects.ended(trail, np.array(sequence, np.int64), end)
+        self._past.append((sequence[:end], trail))
+        return chance
+
+    def chance_of_end(self, prompt: list[int], reply: list[int]) -> float:
+        """How likely a request that ends so is gone on from, in parts of what is usual."""
+        shared, left = self.shared(prompt)
+        trail, _ = self.prospects.arrived(np.array(prompt, np.int64), shared, shared, left)
+        return self.end(trail, prompt, reply)
+
+    def shared(self, prompt: list[int]) -> tuple[int, Trail | None]:
+        longest, left = 0, None
+        for sequence, trail in () if self.forgets else self._past:
+            shared = common(sequence, prompt[:-1])
+            if shared > longest:
+                longest, left = shared, trail
+        return longest, left
+
+
+def common(one: list[int], other: list[int]) -> int:
+    return next(
+        (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
+        min(len(one), len(other)),
+    )
+
+
+def places(found: list[Prospect]) -> list[tuple[int, Place]]:
+    return [(each.tokens, each.place) for each in found]
+
+
+def document(server: Server, tokens: int) -> list[int]:
+    return [USER, *server.words(tokens), 11, 12, 13]
