@@ -137,9 +137,7 @@ class Places:
 
     def _certain(self, req: Req) -> list[Wanted]:
         """Those that do not depend on a prediction."""
-        found: list[Wanted] = []
-        if self._prospects is not None:
-            found.extend(Wanted(at, Reason.WAITING) for at in self._waiting.places(req))
+        found = [Wanted(at, Reason.WAITING) for at in self._waiting.places(req)]
         if req.mamba_branching_seqlen is not None:
             found.append(Wanted(req.mamba_branching_seqlen, Reason.BRANCH))
         if self._prospects is not None:

@@ -100,7 +100,7 @@ class RadixCache(SimulatedCache):
         walk = self._tree.walk(prompt, len(prompt) - 1)
         resumed = next((node for node in reversed(walk.path) if node.prefix.has_state), None)
         hit = resumed.depth if resumed is not None else 0
-        left = _last(walk, self._tree.root).prefix.trail
+        left = self._entered(walk).prefix.trail
         end = self._end_of(walk)
         shared = PrefixMatch(walk.shared, hit, branches=bool(end.children))
         at = branch_point(shared, 1, self.cost)
@@ -126,7 +126,11 @@ class RadixCache(SimulatedCache):
         """The node that ends where a walk does, split off if need be."""
         if walk.partial is not None:
             return self._split(walk.partial, walk.shared)
-        return walk.path[-1] if walk.path else self._tree.root
+        return self._entered(walk)
+
+    def _entered(self, walk: Walk) -> TreeNode:
+        """The last node that a walk enters."""
+        return walk.partial or (walk.path[-1] if walk.path else self._tree.root)
 
     def _insert(self, sequence: Tokens, depth: int) -> TreeNode:
         """The node of the first ``depth`` tokens of a sequence, new or not."""
@@ -243,8 +247,3 @@ class RadixCache(SimulatedCache):
 
     def _edge_bytes(self, start: int, end: int) -> int:
         return self.cost.kv_bytes(end) - self.cost.kv_bytes(start)
-
-
-def _last(walk: Walk, root: TreeNode) -> TreeNode:
-    """The last node that a walk enters."""
-    return walk.partial or (walk.path[-1] if walk.path else root)

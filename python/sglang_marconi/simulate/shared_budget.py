@@ -31,7 +31,7 @@ class SharedBudgetCache(RadixCache):
         sequence = request.prompt + request.reply
         end = len(request.prompt) + max(len(request.reply) - 1, 0)
         walk = self._tree.walk(sequence, end)
-        known = walk.partial or (walk.path[-1] if walk.path else self._tree.root)
+        known = self._entered(walk)
         self._hold(known, *([match.resumed] if match.resumed is not None else []))
         kv_bytes = self._edge_bytes(walk.shared, end)
         inside = match.inside
