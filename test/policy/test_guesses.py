@@ -9,7 +9,6 @@ from sglang_marconi.policy.choice import Place
 from sglang_marconi.policy.prediction import PredictedReuse, kind_of
 from sglang_marconi.policy.prospects import Trail
 from sglang_marconi.policy.ranking import Candidate
-from sglang_marconi.policy.remembered import NOTHING
 from sglang_marconi.policy.reuse import Kind, ReuseModel
 from sglang_marconi.policy.utility import PaperUtility
 from support.grove import Grove, SharedGrove
@@ -231,7 +230,7 @@ def test_an_end_is_weighed_by_how_likely_it_is() -> None:
 
 def test_what_a_request_adds_is_its_own_and_stays_so_when_it_is_split() -> None:
     grove = Grove(PredictedReuse())
-    first, second = (Trail(tokens, NOTHING, NOTHING) for tokens in (100, 60))
+    first, second = (Trail(tokens, 0, 0) for tokens in (100, 60))
     grove.insert("none", 5)
     grove.policy.trail = first
     grove.insert("first", 100)

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sglang_marconi.policy.choice import Place, Prospect
 from sglang_marconi.policy.prospects import Trail
-from sglang_marconi.policy.remembered import NOTHING
 from support.prospecting import ASSISTANT, CALL, END, THINK, USER, Server, document, places
 
 # ---- ends of prompts ----
@@ -254,7 +253,7 @@ def test_a_place_is_the_same_whether_its_hash_goes_on_from_the_prompt_s_or_not()
     for end in (119, 100, 60):
         chance = server.prospects.ended(trail, ids, end)
         # It is not counted again.
-        assert server.prospects.ended(Trail(0, NOTHING, NOTHING), ids, end) == chance
+        assert server.prospects.ended(Trail(0, 0, 0), ids, end) == chance
 
 
 def test_prompts_of_other_namespaces_use_no_places() -> None:
@@ -263,7 +262,7 @@ def test_prompts_of_other_namespaces_use_no_places() -> None:
 
     def ask(prompt: list[int], namespace: int) -> list[Prospect]:
         ids = np.array(prompt, np.int64)
-        _, found = server.prospects.arrived(ids, 0, 0, None, np.uint64(namespace))
+        _, found = server.prospects.arrived(ids, 0, 0, None, namespace)
         return found
 
     for _ in range(4):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from sglang_marconi.policy.remembered import Prefixes, Remembered
+from sglang_marconi.policy.remembered import Prefixes, Remembered, hash_of
+
+T = TypeVar("T")
 
 sequences = st.lists(st.integers(0, 2), min_size=1, max_size=8)
 
@@ -15,8 +19,14 @@ def ids(tokens: list[int]) -> NDArray[np.int64]:
     return np.array(tokens, np.int64)
 
 
-def prefixes(tokens: list[int]) -> Prefixes:
-    return Prefixes(ids(tokens))
+def prefixes(tokens: list[int], namespace: int = 0) -> Prefixes:
+    found = Prefixes()
+    found.read(ids(tokens), namespace)
+    return found
+
+
+def remember(remembered: Remembered[T], tokens: list[int], value: T) -> None:
+    remembered.add(hash_of(ids(tokens)), len(tokens), value)
 
 
 # ---- hashes ----
@@ -34,30 +44,45 @@ def test_prefixes_have_the_same_hash_where_their_tokens_are_the_same(
 
 def test_no_two_of_many_prefixes_have_the_same_hash() -> None:
     random = np.random.default_rng(0)
-    hashes = [Prefixes(random.integers(0, 100_000, 2000)).hashes for _ in range(50)]
-    assert len(np.unique(np.concatenate(hashes))) == 50 * 2000
+    everywhere = np.arange(1, 2001)
+    hashes = [
+        each
+        for _ in range(50)
+        for each in prefixes(random.integers(0, 100_000, 2000).tolist()).at_all(everywhere)
+    ]
+    assert len(set(hashes)) == 50 * 2000
 
 
 def test_a_hash_does_not_depend_on_what_was_hashed_before() -> None:
-    tokens = list(range(50))
-    before = prefixes(tokens).hashes.copy()
-    Prefixes(np.arange(200_000))
-    assert (prefixes(tokens).hashes == before).all()
-    assert (Prefixes(np.arange(150_000)).hashes[:50] == before).all()
+    tokens, everywhere = list(range(50)), np.arange(1, 51)
+    one = prefixes(tokens)
+    before = one.at_all(everywhere)
+    for length in (200_000, 10):
+        one.read(np.arange(length))
+        assert len(one) == length
+    one.read(np.arange(150_000))
+    assert one.at_all(everywhere) == prefixes(tokens).at_all(everywhere) == before
 
 
-@given(sequences, st.integers(0, 8))
-def test_what_comes_after_known_tokens_goes_on_from_their_hash(
-    tokens: list[int], start: int
+@given(sequences, st.integers(0, 8), st.sampled_from([0, 1, 2**64 - 1]))
+def test_a_sequence_has_the_hash_of_a_prefix_that_goes_on_from_another_s(
+    tokens: list[int], start: int, namespace: int
 ) -> None:
-    start = min(start, len(tokens))
-    whole = prefixes(tokens)
-    rest = Prefixes(ids(tokens[start:]), start, whole.at(start))
-    assert len(rest) == len(whole) == len(tokens)
-    for end in range(start, len(tokens) + 1):
-        assert rest.at(end) == whole.at(end)
-    places = np.arange(start + 1, len(tokens) + 1)
-    assert (rest.at_all(places) == whole.at_all(places)).all()
+    whole = prefixes(tokens, namespace)
+    for end in range(min(start, len(tokens)), len(tokens) + 1):
+        found = hash_of(ids(tokens[:end]), min(start, end), whole.at(min(start, end)))
+        assert 0 <= found < 2**64
+        assert found == whole.at(end) == hash_of(ids(tokens[:end]), before=namespace)
+    everywhere = range(1, len(tokens) + 1)
+    assert whole.at_all(np.array(everywhere)) == [whole.at(end) for end in everywhere]
+
+
+@given(sequences, sequences)
+def test_namespaces_share_no_prefix(one: list[int], other: list[int]) -> None:
+    ours, theirs = prefixes(one, 1), prefixes(other, 2)
+    assert not {ours.at(end) for end in range(len(one) + 1)} & {
+        theirs.at(end) for end in range(len(other) + 1)
+    }
 
 
 # ---- places ----
@@ -70,8 +95,8 @@ def test_a_prompt_reaches_the_last_place_that_is_its_beginning(
     remembered: Remembered[tuple[int, ...]] = Remembered()
     known: set[tuple[int, ...]] = set()
     for place in places:
-        if not remembered.knows(prefixes(place), len(place)):
-            remembered.add(prefixes(place), len(place), tuple(place))
+        if hash_of(ids(place)) not in remembered:
+            remember(remembered, place, tuple(place))
             assert tuple(place) not in known
             known.add(tuple(place))
     assert known == {tuple(place) for place in places}
@@ -87,7 +112,7 @@ def test_a_prompt_reaches_the_last_place_that_is_its_beginning(
 
 def test_a_place_inside_a_sequence_is_remembered_without_the_rest() -> None:
     remembered: Remembered[str] = Remembered()
-    remembered.add(prefixes([1, 2, 3, 4]), 2, "place")
+    remembered.add(prefixes([1, 2, 3, 4]).at(2), 2, "place")
     assert remembered.reached(prefixes([1, 2, 9])) == "place"
     assert remembered.reached(prefixes([1, 2])) is None
     assert remembered.reached(prefixes([2, 1, 9])) is None
@@ -98,8 +123,9 @@ def test_nothing_is_remembered_at_first() -> None:
     assert remembered.reached(prefixes([1, 2])) is None
     assert not remembered.known(prefixes([1, 2]), np.array([1, 2])).any()
     # Empty slots are no place of any prompt: not even of one whose hash they have.
-    assert not remembered.known(Prefixes(ids([-1])), np.array([1])).any()
-    assert remembered.reached(Prefixes(ids([-1, 5]))) is None
+    assert not remembered.known(prefixes([0]), np.array([1])).any()
+    assert remembered.reached(prefixes([0, 5])) is None
+    assert hash_of(ids([])) == 0 and 0 not in remembered
 
 
 def test_no_places_are_asked_for() -> None:
@@ -110,21 +136,21 @@ def test_no_places_are_asked_for() -> None:
 def test_the_oldest_are_forgotten() -> None:
     remembered: Remembered[int] = Remembered()
     for number in range(4096 + 100):
-        remembered.add(prefixes([number]), 1, number)
+        remember(remembered, [number], number)
     for number in range(4096 + 100):
         kept = number >= 100
         tokens = prefixes([number, 5])
         assert remembered.reached(tokens) == (number if kept else None)
-        assert remembered.knows(tokens, 1) is kept
+        assert (tokens.at(1) in remembered) is kept
         assert remembered.known(tokens, np.array([1])).tolist() == [kept]
 
 
 def test_one_that_is_remembered_twice_is_known_until_both_are_forgotten() -> None:
     remembered: Remembered[int] = Remembered()
-    remembered.add(prefixes([7]), 1, 0)
+    remember(remembered, [7], 0)
     for number in range(4095):
-        remembered.add(prefixes([100 + number]), 1, number)
+        remember(remembered, [100 + number], number)
         if number == 50:
-            remembered.add(prefixes([7]), 1, 1)
+            remember(remembered, [7], 1)
     assert remembered.reached(prefixes([7, 5])) == 1
-    assert remembered.knows(prefixes([7]), 1)
+    assert hash_of(ids([7])) in remembered

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sglang_marconi.policy.signatures import REACH, WIDTH, Found, Name, Read, Signatures, read
+from sglang_marconi.policy.signatures import REACH, WIDTH, Found, Name, Read, Signatures
 
 Three = tuple[int, ...]
 
@@ -16,7 +16,7 @@ prompts = st.lists(st.integers(0, 3), max_size=40)
 
 
 def reading(tokens: list[int]) -> Read:
-    return read(np.array(tokens, np.int64))
+    return Read(np.array(tokens, np.int64))
 
 
 def signature(tokens: Three) -> int:
@@ -52,16 +52,36 @@ def test_a_read_prompt_has_a_signature_for_each_place_behind_the_first_tokens() 
     prompt = reading([5, 6, 7, 8])
     assert [prompt.before(3), prompt.before(4)] == [signature((5, 6, 7)), signature((6, 7, 8))]
     for short in ([], [1], [1, 2]):
-        assert len(reading(short).hashes) == 0
+        assert len(reading(short)) == 0
 
 
-def test_a_long_prompt_is_read_as_a_short_one() -> None:
-    tokens = np.random.default_rng(0).integers(0, 100_000, 100_000)
-    prompt = read(tokens)
-    assert len(prompt.hashes) == 100_000 - WIDTH + 1
-    for part in range(0, 100_000, 1000):
-        hashes = read(tokens[part : part + 1000 + WIDTH - 1]).hashes
-        assert (prompt.hashes[part : part + 1000] == hashes).all()
+@given(prompts, st.integers(0, 40), st.integers(0, 40))
+def test_those_between_two_places_are_those_before_each(
+    tokens: list[int], one: int, other: int
+) -> None:
+    prompt = reading(tokens)
+    start, end = sorted(min(each, len(prompt)) for each in (one, other))
+    found = prompt.between(start, end).tolist()
+    assert found == [prompt.before(place + WIDTH) for place in range(start, end)]
+
+
+def test_a_long_prompt_is_searched_as_a_short_one() -> None:
+    """Known ones stand all over it, twice each, and on either side of each block's end."""
+    signatures, random = Signatures(), np.random.default_rng(0)
+    tokens = random.integers(10_000, 100_000, 100_000)
+    places = sorted({*range(500, 100_000, 700), *range(1 << 14, 100_000, 1 << 14)})
+    for number, place in enumerate(places):
+        signatures.parted(reading([*fresh(number // 2), 9]), 3)
+        tokens[place - WIDTH : place] = fresh(number // 2)
+    for start in (0, 499, 500, 20_000, 99_500):
+        found = signatures.find(Read(tokens), start)
+        expected = [
+            (place, Name(signature(tuple(fresh(number // 2))), number % 2))
+            for number, place in enumerate(places)
+            if place > start
+        ]
+        names = [signatures.name(each) for each in found.keys.tolist()]
+        assert list(zip(found.places.tolist(), names, strict=True)) == expected
 
 
 class Naive:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from itertools import count
 
 import numpy as np
@@ -32,24 +33,33 @@ class Server:
         self, prompt: list[int], reply: list[int] | None = None, above: int | None = None
     ) -> list[Prospect]:
         """A request; the places where it is predicted to be left."""
-        shared, left = self.shared(prompt)
-        trail, found = self.prospects.arrived(
-            np.array(prompt, np.int64), shared, shared if above is None else above, left
-        )
+        trail, found = self.begin(prompt, above)
         self.end(trail, prompt, self.words(20) if reply is None else reply)
         return found
+
+    def begin(self, prompt: list[int], above: int | None = None) -> tuple[Trail, list[Prospect]]:
+        """A request arrives: what `Prospects.arrived` says of it."""
+        shared, left = self.shared(prompt)
+        ids = array("q", prompt)
+        answer = self.prospects.arrived(
+            np.frombuffer(ids, np.int64), shared, shared if above is None else above, left
+        )
+        # A request's tokens, which cannot grow while anybody keeps a view of them.
+        ids.append(0)
+        return answer
 
     def end(self, trail: Trail, prompt: list[int], reply: list[int]) -> float:
         sequence = prompt + reply
         end = (len(sequence) - 1) // self._page_size * self._page_size
-        chance = self.prospects.ended(trail, np.array(sequence, np.int64), end)
+        ids = array("q", sequence)
+        chance = self.prospects.ended(trail, np.frombuffer(ids, np.int64), end)
+        ids.append(0)
         self._past.append((sequence[:end], trail))
         return chance
 
     def chance_of_end(self, prompt: list[int], reply: list[int]) -> float:
         """How likely a request that ends so is gone on from, in parts of what is usual."""
-        shared, left = self.shared(prompt)
-        trail, _ = self.prospects.arrived(np.array(prompt, np.int64), shared, shared, left)
+        trail, _ = self.begin(prompt)
         return self.end(trail, prompt, reply)
 
     def shared(self, prompt: list[int]) -> tuple[int, Trail | None]:

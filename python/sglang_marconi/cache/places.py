@@ -27,7 +27,6 @@ from sglang_marconi.events import Reason
 from sglang_marconi.policy.admission import PrefixMatch, branch_point
 from sglang_marconi.policy.choice import Place, Prospect
 from sglang_marconi.policy.prospects import Ids, Prospects, Trail
-from sglang_marconi.policy.remembered import NOTHING
 
 if TYPE_CHECKING:
     from array import array
@@ -60,6 +59,13 @@ class _Met(NamedTuple):
     left: Trail | None
 
 
+class _Planned(NamedTuple):
+    """What a request adds to the tree, and the states that are predicted to be used in it."""
+
+    trail: Trail
+    guesses: list[Prospect]
+
+
 class Places:
     """The places of requests that are computed; one for each cache.
 
@@ -84,8 +90,7 @@ class Places:
         self._prospects = None if seen_only else Prospects(page_size)
         self._root = policy.root
         self._met: WeakKeyDictionary[Req, _Met] = WeakKeyDictionary()
-        self._trails: WeakKeyDictionary[Req, Trail] = WeakKeyDictionary()
-        self._guesses: WeakKeyDictionary[Req, list[Prospect]] = WeakKeyDictionary()
+        self._planned: WeakKeyDictionary[Req, _Planned] = WeakKeyDictionary()
 
     # ---- before it is computed ----
 
@@ -104,18 +109,18 @@ class Places:
     def admitted(self, req: Req) -> None:
         """A request is about to be computed. One that was retracted meets what it has left."""
         met = self._met.pop(req, None)
-        again = met is None or req in self._trails
-        if self._prospects is None or again or req.skip_radix_cache_insert:
+        if self._prospects is None or not self._policy.valuation.weighs_guesses:
             return
-        assert met is not None
+        if met is None or req in self._planned or req.skip_radix_cache_insert:
+            return
         tokens = _tokens(req.full_untruncated_fill_ids, len(req.origin_input_ids))
         shared = met.match.shared_tokens
         if self._page_size > 1 and met.node is not None:
             page = req.full_untruncated_fill_ids[shared : shared + self._page_size]
             shared += _shared_further(page, met.node)
         above = max([met.match.resumable_tokens, *(wanted.tokens for wanted in self._certain(req))])
-        self._trails[req], self._guesses[req] = self._prospects.arrived(
-            tokens, shared, above, met.left, _namespace(req)
+        self._planned[req] = _Planned(
+            *self._prospects.arrived(tokens, shared, above, met.left, _namespace(req))
         )
 
     # ---- while it is computed ----
@@ -126,8 +131,9 @@ class Places:
         ``grid``: where a reply leaves no state, one is left near the prompt's end, on this grid.
         """
         found: dict[int, Wanted] = {}
-        if self._policy.valuation.weighs_guesses:
-            for tokens, place, chance in self._guesses.get(req, ()):
+        planned = self._planned.get(req)
+        if planned is not None and self._policy.valuation.weighs_guesses:
+            for tokens, place, chance in planned.guesses:
                 found[tokens] = Wanted(tokens, _GUESSES[place], chance)
         if grid and get_serving().strip_thinking_cache and req.session is None and not found:
             at = len(req.origin_input_ids) // grid * grid
@@ -149,25 +155,26 @@ class Places:
 
     def adding(self, req: Req) -> None:
         """What is added to the tree from now on is the request's."""
-        self._policy.trail = self._trails.get(req)
+        planned = self._planned.get(req)
+        self._policy.trail = None if planned is None else planned.trail
 
     def ended(self, req: Req, at: int) -> float:
         """How likely its end after ``at`` tokens is resumed at, in parts of what is usual."""
-        trail = self._trails.get(req)
-        if trail is None or self._prospects is None:
+        planned = self._planned.get(req)
+        if planned is None or self._prospects is None:
             return 1.0
-        return self._prospects.ended(trail, _tokens(req.full_untruncated_fill_ids, at), at)
+        return self._prospects.ended(planned.trail, _tokens(req.full_untruncated_fill_ids, at), at)
 
 
-def _namespace(req: Req) -> np.uint64:
+def _namespace(req: Req) -> int:
     """The same on all ranks, as Python's own hashes are not."""
     names = (req.extra_key, req.cache_salt or None)
-    return np.uint64(crc32(repr(names).encode())) if any(names) else NOTHING
+    return crc32(repr(names).encode()) if any(names) else 0
 
 
 def _tokens(ids: array[int], count: int) -> Ids:
-    # A view of the array would keep it from growing.
-    return np.frombuffer(ids, np.int64, count).copy()
+    """A view, for as long as a call takes: while there is one, the array cannot grow."""
+    return np.frombuffer(ids, np.int64, count)
 
 
 def _shared_further(page: array[int], node: UnifiedTreeNode) -> int:

@@ -19,14 +19,15 @@ at such places, nothing is kept for them.
 from __future__ import annotations
 
 from enum import IntEnum
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sglang_marconi.policy.choice import Place, Prospect, choose
 from sglang_marconi.policy.likelihood import Keys, Likelihood
-from sglang_marconi.policy.remembered import NOTHING, Prefixes, Remembered
-from sglang_marconi.policy.signatures import Name, Read, Signatures, read
+from sglang_marconi.policy.remembered import Prefixes, Remembered, hash_of
+from sglang_marconi.policy.signatures import Name, Read, Signatures
 
 Ids = NDArray[np.int64]
 """Token ids, of shape ``[tokens]``."""
@@ -57,12 +58,12 @@ class Trail:
     """What one request has added to the tree.
 
     In tokens from the start: ``prompt`` and ``end``, how far its prompt and its reply go; 0 for a
-    reply that has not ended. ``hashed``: the hash of the prompt (`Prefixes`) in its namespace.
+    reply that has not ended. ``hashed``: that of the prompt (`hash_of`), in its namespace.
     """
 
     __slots__ = ("end", "hashed", "namespace", "prompt")
 
-    def __init__(self, prompt: int, hashed: np.uint64, namespace: np.uint64) -> None:
+    def __init__(self, prompt: int, hashed: int, namespace: int) -> None:
         self.prompt = prompt
         self.hashed = hashed
         self.namespace = namespace
@@ -95,8 +96,10 @@ class Prospects:
         self._prompts = Likelihood(_PROMPT_WIDTHS, _NO_PROMPT)
         self._replies = Likelihood(_REPLY_WIDTHS, _SOME_REPLIES)
         self._places: Remembered[_Seen] = Remembered()
-        # How many pages before their end prompts were left.
+        self._prefixes = Prefixes()
+        # How many prompts were left so many pages before their end, and so many or fewer.
         self._before_end = np.zeros(_TAIL + 1)
+        self._served: list[float] = self._before_end.tolist()
 
     def arrived(
         self,
@@ -104,15 +107,16 @@ class Prospects:
         shared: int,
         above: int,
         left: Trail | None,
-        namespace: np.uint64 = NOTHING,
+        namespace: int = 0,
     ) -> tuple[Trail, list[Prospect]]:
         """A prompt leaves the tree after ``shared`` tokens, where ``left`` was added to it.
 
         ``above``: after how many tokens it resumes, or leaves the last state that is sure.
-        ``namespace``: a number; prompts of different ones share no state.
+        ``namespace``: below 2**64; prompts of different ones share no state.
         Returns what it adds to the tree, and the places in it that are worth a state, in order.
         """
-        signatures, prefixes = read(tokens), Prefixes(tokens, before=namespace)
+        signatures, prefixes = Read(tokens), self._prefixes
+        prefixes.read(tokens, namespace)
         came = Came.NOWHERE
         reached = self._places.reached(prefixes)
         if reached is not None:
@@ -121,12 +125,13 @@ class Prospects:
         if left is not None and shared:
             self._part(signatures, shared, left)
         end = self._prompt_end(len(tokens))
-        found = self._boundaries(signatures, prefixes, shared, above, end)
+        found = self._boundaries(signatures, shared, above, end)
         if end > 0:
             keys = self._prompts.keys(tokens, end, came)
-            if not self._places.knows(prefixes, end):
+            hashed = prefixes.at(end)
+            if hashed not in self._places:
                 self._prompts.passed(keys)
-                self._places.add(prefixes, end, _Seen(Came.PROMPT, keys))
+                self._places.add(hashed, end, _Seen(Came.PROMPT, keys))
             chance = self._prompts.chance(keys)
             if end > shared and chance > 0.0:
                 found.append(Prospect(end, Place.PROMPT, chance))
@@ -145,10 +150,10 @@ class Prospects:
         start, before = (
             (trail.prompt, trail.hashed) if end >= trail.prompt else (0, trail.namespace)
         )
-        prefixes = Prefixes(tokens[start:end], start, before)
-        if not self._places.knows(prefixes, end):
+        hashed = hash_of(tokens[:end], start, before)
+        if hashed not in self._places:
             self._replies.passed(keys)
-            self._places.add(prefixes, end, _Seen(Came.REPLY, keys))
+            self._places.add(hashed, end, _Seen(Came.REPLY, keys))
         return self._replies.chance(keys) / self._replies.average()
 
     def _use(self, place: _Seen) -> None:
@@ -172,22 +177,27 @@ class Prospects:
             return
         self._before_end *= _FADE
         self._before_end[max(before_end, 0)] += 1.0
+        self._served = np.cumsum(self._before_end).tolist()
 
     def _prompt_end(self, length: int) -> int:
         """Where a state serves most of those that leave a prompt of this length at its end."""
-        pages = length // self._page_size - np.arange(_TAIL + 1)
-        served = np.cumsum(self._before_end)
-        return int(pages[(served * pages).argmax()]) * self._page_size
+        pages = length // self._page_size
+        best, most = pages, -inf
+        for before, served in enumerate(self._served):
+            saved = served * (pages - before)
+            if saved > most:
+                best, most = pages - before, saved
+        return best * self._page_size
 
-    def _boundaries(
-        self, prompt: Read, prefixes: Prefixes, shared: int, above: int, end: int
-    ) -> list[Prospect]:
+    def _boundaries(self, prompt: Read, shared: int, above: int, end: int) -> list[Prospect]:
         """Those that the prompt adds before ``end``."""
         if not len(self._signatures):
             return []
         places, keys = self._signatures.find(prompt, shared)
         places, keys = places[places < end], keys[places < end]
-        new = ~self._places.known(prefixes, places)
+        if not len(places):
+            return []
+        new = ~self._places.known(self._prefixes, places)
         chances = self._signatures.chances(keys)
         # The others count as if they were not there.
         best = np.sort(np.argsort(-chances * (places - above), kind="stable")[:_SHORTLIST])
@@ -197,7 +207,7 @@ class Prospects:
             place = int(places[row])
             if new[row]:
                 name = self._signatures.name(int(keys[row]))
-                self._places.add(prefixes, place, _Seen(Came.BOUNDARY, name))
+                self._places.add(self._prefixes.at(place), place, _Seen(Came.BOUNDARY, name))
             at = place // self._page_size * self._page_size
             if at > shared:
                 found.append(Prospect(at, Place.BOUNDARY, float(chances[row])))

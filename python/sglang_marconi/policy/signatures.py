@@ -28,10 +28,14 @@ _FULL = 64.0
 _PRIOR_PASSED, _PRIOR_PARTED = 2.0, 0.2
 
 # Odd numbers with bits of either kind all over: a product spreads each bit of a token.
-_FACTORS = np.array([0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35], np.uint32)
+_FACTORS = np.array([[0x9E3779B1], [0x85EBCA6B], [0xC2B2AE35]], np.uint32)
+_OFFSETS = _FACTORS * np.array([[1], [2], [3]], np.uint32)
 _FILTER_BITS = 16
-_BLOCK = 1 << 15
-"""Tokens that are hashed at a time: to be given memory for more takes longer than the work."""
+_BLOCK = 1 << 14
+"""Tokens that are hashed at a time: memory for more would take longer to get than the work."""
+_NEAR = 512
+"""Where to look first for an earlier one, in tokens."""
+_NONE = np.zeros(0, np.int64)
 
 
 class Found(NamedTuple):
@@ -49,29 +53,35 @@ class Name(NamedTuple):
     later: int
 
 
-class Read(NamedTuple):
-    """A prompt's signatures: uint32 ``[tokens - WIDTH + 1]``, that of tokens ``[i, i + WIDTH)``
-    at ``i``."""
+class Read:
+    """A prompt's signatures, hashed as they are asked for.
 
-    hashes: NDArray[np.uint32]
+    Args:
+        tokens: int64 ``[n]``.
+    """
+
+    __slots__ = ("_tokens",)
+
+    def __init__(self, tokens: NDArray[np.int64]) -> None:
+        self._tokens = tokens
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return max(len(self._tokens) - WIDTH + 1, 0)
+
+    def between(self, start: int, end: int) -> NDArray[np.uint32]:
+        """Those of tokens ``[i, i + WIDTH)``, ``start <= i < end``: uint32 ``[end - start]``."""
+        ids = self._tokens[start : end + WIDTH - 1].astype(np.uint32)
+        mixed = ids * _FACTORS + _OFFSETS
+        count = end - start
+        hashes = mixed[0, :count]
+        for offset in range(1, WIDTH):
+            hashes ^= mixed[offset, offset : offset + count]
+        return hashes
 
     def before(self, place: int) -> int:
         """The signature that ends at a place, which has ``WIDTH`` tokens before it."""
-        return int(self.hashes[place - WIDTH])
-
-
-def read(tokens: NDArray[np.int64]) -> Read:
-    """The signatures of a prompt, int64 ``[tokens]``."""
-    count = max(len(tokens) - WIDTH + 1, 0)
-    hashes = np.zeros(count, np.uint32)
-    for start in range(0, count, _BLOCK):
-        found = hashes[start : start + _BLOCK]
-        ids = tokens[start : start + _BLOCK + WIDTH - 1].astype(np.uint32)
-        for offset, factor in enumerate(_FACTORS):
-            mixed = ids[offset : offset + len(found)] + np.uint32(offset + 1)
-            mixed *= factor
-            found ^= mixed
-    return Read(hashes)
+        return int(self.between(place - WIDTH, place - WIDTH + 1)[0])
 
 
 class Signatures:
@@ -91,14 +101,14 @@ class Signatures:
 
     def find(self, prompt: Read, start: int) -> Found:
         """Known signatures that end behind ``start`` tokens."""
-        maybe = self._filter.take(prompt.hashes >> np.uint32(32 - _FILTER_BITS)).nonzero()[0]
-        rows = self._rows_of(prompt.hashes[maybe])
-        known = rows >= 0
-        rows, places = rows[known], maybe[known] + WIDTH
+        first = max(start - WIDTH + 1, 0)
+        places, rows = self._between(prompt, first, len(prompt))
+        if not len(rows):
+            return Found(places, rows)
+        new, firsts = np.unique(rows, return_index=True)
         later = np.ones(len(rows), np.int64)
-        later[np.unique(rows, return_index=True)[1]] = 0
-        new = places > start
-        return Found(places[new], (2 * rows + later)[new])
+        later[firsts] = self._are_among(prompt, first, new)
+        return Found(places, 2 * rows + later)
 
     def chances(self, keys: NDArray[np.int64]) -> NDArray[np.float64]:
         """How likely prompts are to part at places of these keys, ``[n]``, from 0 to 1."""
@@ -108,10 +118,12 @@ class Signatures:
 
     def passed(self, keys: NDArray[np.int64]) -> None:
         """A prompt has places of these keys, at which others may part from it."""
-        np.add.at(self._passed, (keys >> 1, keys & 1), 1.0)
-        full = (self._passed >= _FULL).nonzero()
-        self._passed[full] /= 2.0
-        self._parted[full] /= 2.0
+        cells = keys >> 1, keys & 1
+        np.add.at(self._passed, cells, 1.0)
+        if (self._passed[cells] >= _FULL).any():
+            full = (self._passed >= _FULL).nonzero()
+            self._passed[full] /= 2.0
+            self._parted[full] /= 2.0
 
     def name(self, key: int) -> Name:
         """What a key stands for: it is good until another signature becomes known."""
@@ -131,8 +143,8 @@ class Signatures:
 
     def _is_near_one(self, prompt: Read, place: int) -> bool:
         """Whether a known signature ends so shortly before a place that this one counts there."""
-        ends = place - WIDTH + 1
-        return bool((self._rows_of(prompt.hashes[max(ends - REACH - 1, 0) : ends]) >= 0).any())
+        end = place - WIDTH + 1
+        return len(self._between(prompt, max(end - REACH - 1, 0), end)[1]) > 0
 
     def _key(self, prompt: Read, place: int) -> int:
         """The key of a signature that becomes known."""
@@ -144,9 +156,37 @@ class Signatures:
         self._passed = np.insert(self._passed, row, _PRIOR_PASSED, axis=0)
         self._parted = np.insert(self._parted, row, _PRIOR_PARTED, axis=0)
         self._filter[signature >> np.uint32(32 - _FILTER_BITS)] = True
-        later = bool((prompt.hashes[: place - WIDTH] == signature).any())
+        later = self._are_among(prompt, place - WIDTH, np.array([row])).item()
         self._passed[row, int(later)] += 1.0
         return 2 * row + later
+
+    def _between(
+        self, prompt: Read, start: int, end: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of the known ones among a prompt's, from one number to another: where they end, in tokens
+        from the start of the prompt, and their rows."""
+        ends: list[NDArray[np.int64]] = []
+        found: list[NDArray[np.uint32]] = []
+        for begin in range(start, end, _BLOCK):
+            hashes = prompt.between(begin, min(begin + _BLOCK, end))
+            maybe = self._filter.take(hashes >> np.uint32(32 - _FILTER_BITS)).nonzero()[0]
+            if len(maybe):
+                ends.append(maybe + (begin + WIDTH))
+                found.append(hashes[maybe])
+        if not found:
+            return _NONE, _NONE
+        places, rows = np.concatenate(ends), self._rows_of(np.concatenate(found))
+        known = rows >= 0
+        return places[known], rows[known]
+
+    def _are_among(self, prompt: Read, end: int, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which rows, ``[n]``, are among a prompt's first signatures, ``end`` of them."""
+        seen, count = np.zeros(len(self), np.bool_), _NEAR
+        while end > 0 and not seen[rows].all():
+            start = max(end - count, 0)
+            seen[self._between(prompt, start, end)[1]] = True
+            end, count = start, _BLOCK
+        return seen[rows]
 
     def _forget_half(self) -> None:
         """Those behind which prompts have parted least."""
