@@ -42,6 +42,8 @@ class Experienced:
             shared = _SHARED if number < _SIGNATURES else 0
             self._prospects.arrived(tokens, shared, 0, self._left)
             signatures.append(tokens[_SHARED - _SIGNATURE : _SHARED])
+        # It has room for such a prompt, which is kept.
+        self._prospects.arrived(self._tokens(prompt_tokens), 0, 0, None)
         self._prompt = self._tokens(prompt_tokens)
         for number, at in enumerate(range(_EVERY, prompt_tokens - _SIGNATURE, _EVERY)):
             self._prompt[at : at + _SIGNATURE] = signatures[number % _SIGNATURES]

@@ -69,7 +69,7 @@ def test_a_long_prompt_is_searched_as_a_short_one() -> None:
     """Known ones stand all over it, twice each, and on either side of each block's end."""
     signatures, random = Signatures(), np.random.default_rng(0)
     tokens = random.integers(10_000, 100_000, 100_000)
-    places = sorted({*range(500, 100_000, 700), *range(1 << 14, 100_000, 1 << 14)})
+    places = sorted({*range(500, 100_000, 700), *range(1 << 15, 100_000, 1 << 15)})
     for number, place in enumerate(places):
         signatures.parted(reading([*fresh(number // 2), 9]), 3)
         tokens[place - WIDTH : place] = fresh(number // 2)

@@ -197,18 +197,20 @@ class Prospects:
         places, keys = places[places < end], keys[places < end]
         if not len(places):
             return []
-        new = ~self._places.known(self._prefixes, places)
         chances = self._signatures.chances(keys)
         # The others count as if they were not there.
         best = np.sort(np.argsort(-chances * (places - above), kind="stable")[:_SHORTLIST])
-        self._signatures.passed(keys[best][new[best]])
+        places, keys, chances = places[best], keys[best], chances[best]
+        new = ~self._places.known(self._prefixes, places)
+        self._signatures.passed(keys[new])
         found = []
-        for row in best.tolist():
-            place = int(places[row])
-            if new[row]:
-                name = self._signatures.name(int(keys[row]))
+        for place, key, chance, is_new in zip(
+            places.tolist(), keys.tolist(), chances.tolist(), new.tolist(), strict=True
+        ):
+            if is_new:
+                name = self._signatures.name(key)
                 self._places.add(self._prefixes.at(place), place, _Seen(Came.BOUNDARY, name))
             at = place // self._page_size * self._page_size
             if at > shared:
-                found.append(Prospect(at, Place.BOUNDARY, float(chances[row])))
+                found.append(Prospect(at, Place.BOUNDARY, chance))
         return found

@@ -31,7 +31,7 @@ _PRIOR_PASSED, _PRIOR_PARTED = 2.0, 0.2
 _FACTORS = np.array([[0x9E3779B1], [0x85EBCA6B], [0xC2B2AE35]], np.uint32)
 _OFFSETS = _FACTORS * np.array([[1], [2], [3]], np.uint32)
 _FILTER_BITS = 16
-_BLOCK = 1 << 14
+_BLOCK = 1 << 15
 """Tokens that are hashed at a time: memory for more would take longer to get than the work."""
 _NEAR = 512
 """Where to look first for an earlier one, in tokens."""
@@ -144,7 +144,7 @@ class Signatures:
     def _is_near_one(self, prompt: Read, place: int) -> bool:
         """Whether a known signature ends so shortly before a place that this one counts there."""
         end = place - WIDTH + 1
-        return len(self._between(prompt, max(end - REACH - 1, 0), end)[1]) > 0
+        return bool((self._rows_of(prompt.between(max(end - REACH - 1, 0), end)) >= 0).any())
 
     def _key(self, prompt: Read, place: int) -> int:
         """The key of a signature that becomes known."""
