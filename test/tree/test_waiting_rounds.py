@@ -195,7 +195,8 @@ def test_if_it_goes_the_state_above_is_awaited() -> None:
 def test_those_that_come_while_a_round_goes_on() -> None:
     """As those do whose grammar is ready then."""
     queue = Queue()
-    assert len(queue.round(late=[[*PREFIX, last] for last in (7, 8, 9)])) == 1
+    queue.come([9] * 3)
+    assert len(queue.round(late=[[*PREFIX, last] for last in (7, 8, 9)])) == 2
 
 
 def test_nobody_is_retracted_for_a_request_that_waits() -> None:
@@ -222,6 +223,18 @@ def test_a_state_that_comes_is_awaited_from_then_on() -> None:
     assert queue.round() == others[1:]
     assert node.awaited == 0
     queue.check()
+
+
+def test_a_state_that_comes_into_an_emptied_tree_is_awaited() -> None:
+    queue = Queue()
+    queue.come([*PREFIX, 7])
+    queue.waiting.begin(queue)
+    queue.waiting.begin(queue)
+    queue.flush()
+    # The batch is full: nobody is admitted.
+    queue.waiting.begin(queue)
+    queue.put(PREFIX, state=True)
+    assert queue.node(*PREFIX).awaited == 1
 
 
 def test_a_use_is_counted_once_it_is_one() -> None:

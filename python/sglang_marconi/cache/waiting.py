@@ -59,8 +59,13 @@ class WaitingRequests:
             self._policy.cost, page_size, self._resumes
         )
         self._root = self._policy.root
+        # The queue as it was last followed: most rounds change nothing in it.
+        self._queue: list[Req] = []
         # Where each would resume: the policy's root where nothing of it is in the tree.
         self._resumed: dict[Req, PrefixNode] = {}
+        # Those not looked up yet, and how many awaited states had gone when the others were.
+        self._new: list[Req] = []
+        self._gone = self._policy.awaited_gone
         # Those passed over in this round, and how far each could have resumed.
         self._held: dict[Req, int] = {}
         self._let_down: set[Req] = set()
@@ -76,12 +81,11 @@ class WaitingRequests:
             return
         self._scheduler = scheduler
         self._notice_flush()
-        queue = set(scheduler.waiting_queue)
-        for req in [req for req in self._prompts if req not in queue]:
-            self._leave(req)
-        for req in self._prompts:
-            # It has waited for a round: what it is about to use is to stay.
-            self._resumes(req)
+        if scheduler.waiting_queue != self._queue:
+            queue = set(scheduler.waiting_queue)
+            for req in [req for req in self._prompts if req not in queue]:
+                self._leave(req)
+        self._protect()
         found_no_room = self._found_no_room()
         self._added.clear()
         self._promised.clear()
@@ -102,13 +106,26 @@ class WaitingRequests:
             for at in places
         )
 
+    def _protect(self) -> None:
+        """What those that have waited for a round are about to use is to stay."""
+        if self._gone != self._policy.awaited_gone:
+            self._gone = self._policy.awaited_gone
+            self._new = list(self._prompts)
+        for req in self._new:
+            if req in self._prompts:
+                self._resumes(req)
+        self._new.clear()
+
     def _follow_queue(self) -> None:
         """Take up those that have come, and tell again what is under way."""
-        for req in self._scheduler.waiting_queue:
-            if req not in self._prompts and _may_wait(req):
-                tokens = np.array(req.origin_input_ids + req.output_ids, np.int64)
-                most = req._compute_max_prefix_len(len(tokens))
-                self._prompts.add(req, _namespace(req), tokens, most)
+        if self._scheduler.waiting_queue != self._queue:
+            self._queue = list(self._scheduler.waiting_queue)
+            for req in self._queue:
+                if req not in self._prompts and _may_wait(req):
+                    tokens = np.array(req.origin_input_ids + req.output_ids, np.int64)
+                    most = req._compute_max_prefix_len(len(tokens))
+                    self._prompts.add(req, _namespace(req), tokens, most)
+                    self._new.append(req)
         self._prompts.expect_nothing()
         if not len(self._prompts):
             return
@@ -216,6 +233,7 @@ class WaitingRequests:
         if self._root is not self._policy.root:
             self._root = self._policy.root
             self._resumed.clear()
+            self._new = list(self._prompts)
 
     def _look_up(self, req: Req) -> PrefixNode:
         tokens = req.origin_input_ids + req.output_ids

@@ -83,6 +83,8 @@ class PrefixLedger(ABC):
         # Whose request adds to the tree.
         self.trail: Trail | None = None
         self.root = PrefixNode(-1, None, 0, self._now)
+        # States that have gone though requests waited for their use.
+        self.awaited_gone = 0
         # Nodes that a change concerned since the last answer; in order of report,
         # so that it is the same in every process.
         self._stale: dict[PrefixNode, None] = {}
@@ -172,6 +174,7 @@ class PrefixLedger(ABC):
     def drop_state(self, node: PrefixNode) -> None:
         """``node`` has no state any more."""
         node.has_state = False
+        self.awaited_gone += node.awaited > 0
         self._state_changed(node)
 
     def set_form(self, node: PrefixNode, form: int) -> None:
