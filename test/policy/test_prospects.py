@@ -156,6 +156,22 @@ def test_a_place_that_is_used_often_counts_once() -> None:
     assert first == second != []
 
 
+def test_a_place_that_is_expected_to_save_too_little_is_not_predicted() -> None:
+    """As where a prefill has to be cut for a state: the pass that it takes costs 300 tokens."""
+    server = Server()
+    for _ in range(30):
+        prompt = server.words(600)
+        for _ in range(2):
+            server.ask(prompt)
+    found = [server.begin(server.words(count), least=310.0)[1] for count in (100, 300, 700, 900)]
+    assert [places(each) for each in found] == [
+        [],
+        [],
+        [(699, Place.PROMPT)],
+        [(899, Place.PROMPT)],
+    ]
+
+
 # ---- KV pages ----
 
 

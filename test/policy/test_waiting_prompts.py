@@ -50,10 +50,12 @@ class Naive:
             )
         ]
 
-    def _gains(self, above: int, at: int) -> bool:
-        return above < at and is_worth_its_room(above, at, self.cost)
+    def _gains(self, above: int, at: int, passes: float = 0.0) -> bool:
+        return above < at and is_worth_its_room(above, at, self.cost, passes)
 
-    def places(self, namespace: str, tokens: Tokens, start: int, but: int | None) -> list[int]:
+    def places(
+        self, namespace: str, tokens: Tokens, start: int, but: int | None, passes: float
+    ) -> list[int]:
         parting: dict[int, list[int]] = {}
         for request, (theirs, prompt, most) in self.waiting.items():
             if theirs == namespace and request != but:
@@ -62,7 +64,11 @@ class Naive:
                     parting.setdefault(at, []).append(request)
         chosen = [0]
         for at in sorted(parting):
-            if any(self._gains(max(self.resumes[each], chosen[-1]), at) for each in parting[at]):
+            each_pays = passes / len(parting[at])
+            if any(
+                self._gains(max(self.resumes[each], chosen[-1]), at, each_pays)
+                for each in parting[at]
+            ):
                 chosen.append(at)
         return chosen[1:]
 
@@ -140,8 +146,9 @@ def compare(tree: WaitingPrompts[int], naive: Naive, asked: Key, start: int) -> 
     prefills = [(None, namespace, tokens)]
     prefills += [(each, space, prompt) for each, (space, prompt, _) in naive.waiting.items()]
     for but, space, prompt in prefills:
-        found = tree.places(space, ids(prompt), start, but)
-        assert found == naive.places(space, prompt, start, but)
+        for passes in (0.0, 0.1, 0.3):
+            found = tree.places(space, ids(prompt), start, but, passes)
+            assert found == naive.places(space, prompt, start, but, passes)
     for request in naive.waiting:
         assert tree.waits(request) == naive.waits(request)
     assert set(tree.sharing(namespace, ids(tokens))) == naive.sharing(namespace, tokens)

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from families import FAMILIES, build_family
 from local_server import LocalServer
 from support.client import flush, generate, generate_batch
+from support.declaring import CUT
 from support.forked_server import ForkedServer
 from support.prompts import tokens
-from support.reference import Reference
+from support.reference import WITHOUT_CACHE, Reference
 
 pytestmark = pytest.mark.server
 
@@ -113,6 +115,29 @@ def test_a_flush_forgets_what_was_learned(server: LocalServer, reference: Refere
     assert first == 0
     if server.page == 1:
         assert second == 0
+
+
+def test_where_prefills_are_cut(tmp_path: Path) -> None:
+    """A state takes a pass of its own there: a prompt has to be long enough to pay for it."""
+    family = FAMILIES["ling-2.5"]
+    model = build_family(tmp_path / "model", "ling-2.5")
+    common = (*family.serving, *CUT, "--page-size", "1")
+    with (
+        ForkedServer(model, *WITHOUT_CACHE, *common, log_path=tmp_path / "cold.log") as cold,
+        ForkedServer(
+            model,
+            *(*SERVING, *common, "--max-mamba-cache-size", "48"),
+            log_path=tmp_path / "server.log",
+        ) as server,
+    ):
+        reference = Reference(cold.url)
+        for length, again in ((1200, 1199), (200, 0)):
+            found = [
+                [ask(server, reference, tokens(length, seed=length + number))[0] for _ in range(2)]
+                for number in range(6)
+            ]
+            assert found[0] == [0, 0]
+            assert found[-1] == [0, again]
 
 
 def test_the_papers_rule_alone(model: Path, reference: Reference, tmp_path: Path) -> None:

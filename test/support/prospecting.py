@@ -7,7 +7,7 @@ from itertools import count
 
 import numpy as np
 from sglang_marconi.policy.choice import Place, Prospect
-from sglang_marconi.policy.prospects import Prospects, Trail
+from sglang_marconi.policy.prospects import LEAST, Prospects, Trail
 
 USER, ASSISTANT, THINK, END, CALL = 1, 2, 3, 4, 5
 
@@ -37,12 +37,18 @@ class Server:
         self.end(trail, prompt, self.words(20) if reply is None else reply)
         return found
 
-    def begin(self, prompt: list[int], above: int | None = None) -> tuple[Trail, list[Prospect]]:
+    def begin(
+        self, prompt: list[int], above: int | None = None, least: float = LEAST
+    ) -> tuple[Trail, list[Prospect]]:
         """A request arrives: what `Prospects.arrived` says of it."""
         shared, left = self.shared(prompt)
         ids = array("q", prompt)
         answer = self.prospects.arrived(
-            np.frombuffer(ids, np.int64), shared, shared if above is None else above, left
+            np.frombuffer(ids, np.int64),
+            shared,
+            shared if above is None else above,
+            left,
+            least=least,
         )
         # A request's tokens, which cannot grow while anybody keeps a view of them.
         ids.append(0)

@@ -99,7 +99,7 @@ class MarconiMambaComponent(RankedStates):
         waiting.kept_by(self, params.page_size)
         self._tuning = tuning
         self._page_size: int = params.page_size
-        self._places = Places(policy, waiting, params.page_size, seen_only=seen_only)
+        self._places = Places(policy, waiting, passing, params.page_size, seen_only=seen_only)
         # Why the state offered next is kept, and how likely it seems that it will be used.
         self._reason, self._chance = Reason.END, 1.0
         self._warned_no_room = False

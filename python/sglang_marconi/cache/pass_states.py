@@ -46,9 +46,6 @@ class Wanted(NamedTuple):
     chance: float = 1.0
 
 
-_UNSURE = frozenset({Reason.TRACKED, Reason.PROMPT, Reason.BOUNDARY})
-
-
 class _Prefix(NamedTuple):
     """What of the tree a state belongs to; ``ids``: of its tokens, int64."""
 
@@ -162,6 +159,11 @@ class PassStates:
     def kept_by(self, keeper: Keeper) -> None:
         """From now on ``keeper`` has room for states."""
         self._keeper = keeper
+
+    @property
+    def extra_passes(self) -> float:
+        """Passes that a state inside a prompt takes beyond those that run anyway."""
+        return 0.0 if self.inside else 1.0
 
     # ---- a pass ----
 
@@ -280,8 +282,8 @@ class PassStates:
         """Where a prefill from ``start`` on is cut, if states cannot be taken inside its passes."""
         if self._keeper is None or req.skip_radix_cache_insert:
             return None
-        # What may never be used is not worth a pass of its own.
-        places = (each for each in self._keeper.wanted(req) if each.reason not in _UNSURE)
+        # What stands in for the state at the end, which is free, is not worth a pass of its own.
+        places = (each for each in self._keeper.wanted(req) if each.reason is not Reason.TRACKED)
         return next((each.tokens for each in places if each.tokens > start), None)
 
     def takes(self, req: Req, tokens: int) -> bool:

@@ -26,7 +26,7 @@ from sglang_marconi.cache.pass_states import Wanted
 from sglang_marconi.events import Reason
 from sglang_marconi.policy.admission import PrefixMatch, branch_point
 from sglang_marconi.policy.choice import Place, Prospect
-from sglang_marconi.policy.prospects import Ids, Prospects, Trail
+from sglang_marconi.policy.prospects import LEAST, Ids, Prospects, Trail
 
 if TYPE_CHECKING:
     from array import array
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req
     from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeNode
 
+    from sglang_marconi.cache.pass_states import PassStates
     from sglang_marconi.cache.waiting import WaitingRequests
     from sglang_marconi.policy.eviction import EvictionPolicy
 
@@ -72,6 +73,7 @@ class Places:
     Args:
         policy: the cache's eviction policy.
         waiting: what follows the queue.
+        passing: has the states of passes under way.
         page_size: of KV in tokens.
         seen_only: the paper's admission, where prompts have parted and where requests end.
     """
@@ -80,12 +82,14 @@ class Places:
         self,
         policy: EvictionPolicy,
         waiting: WaitingRequests,
+        passing: PassStates,
         page_size: int,
         *,
         seen_only: bool = False,
     ) -> None:
         self._policy = policy
         self._waiting = waiting
+        self._passing = passing
         self._page_size = page_size
         self._prospects = None if seen_only else Prospects(page_size)
         self._root = policy.root
@@ -119,8 +123,12 @@ class Places:
             page = req.full_untruncated_fill_ids[shared : shared + self._page_size]
             shared += _shared_further(page, met.node)
         above = max([met.match.resumable_tokens, *(wanted.tokens for wanted in self._certain(req))])
+        cost = self._policy.cost
+        # In tokens of this prompt, as far as what each takes is the same.
+        passes = self._passing.extra_passes * cost.pass_flops / cost.prefill_flops(0, len(tokens))
+        least = LEAST + passes * len(tokens)
         self._planned[req] = _Planned(
-            *self._prospects.arrived(tokens, shared, above, met.left, _namespace(req))
+            *self._prospects.arrived(tokens, shared, above, met.left, _namespace(req), least)
         )
 
     # ---- while it is computed ----
@@ -131,6 +139,8 @@ class Places:
         ``grid``: where a reply leaves no state, one is left near the prompt's end, on this grid.
         """
         found: dict[int, Wanted] = {}
+        # Where its prefill is to be cut is asked for before it is admitted.
+        self.admitted(req)
         planned = self._planned.get(req)
         if planned is not None and self._policy.valuation.weighs_guesses:
             for tokens, place, chance in planned.guesses:

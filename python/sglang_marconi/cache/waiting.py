@@ -202,7 +202,8 @@ class WaitingRequests:
         """Where the rest of a request's prefill should leave states for those that wait."""
         if not len(self._prompts) or req.skip_radix_cache_insert or _is_streaming(req):
             return []
-        return self._prompts.places(_namespace(req), _tokens(req), req.prefix_len, req)
+        passes = self._passing.extra_passes
+        return self._prompts.places(_namespace(req), _tokens(req), req.prefix_len, req, passes)
 
     def stored(self, key: RadixKey, node: PrefixNode) -> None:
         """A state joins the tree at ``node``, on the path of ``key``."""

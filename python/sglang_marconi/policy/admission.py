@@ -91,7 +91,7 @@ def branch_point(match: PrefixMatch, page_size: int, cost: ModelCost) -> int | N
     return at if is_worth_its_room(match.resumable_tokens, at, cost) else None
 
 
-def is_worth_its_room(above: int, at: int, cost: ModelCost) -> bool:
+def is_worth_its_room(above: int, at: int, cost: ModelCost, passes: float = 0.0) -> bool:
     """Whether a hit on a checkpoint at ``at`` saves enough to be noticed.
 
     ``above``: the depth of the nearest checkpoint above it in tokens, 0 without one; a hit saves
@@ -100,9 +100,11 @@ def is_worth_its_room(above: int, at: int, cost: ModelCost) -> bool:
     which eviction by recency lets it keep. With 16-bit weights the minimum is some 30 tokens for
     any model: what a pass takes and what a token does both grow with the weights.
 
-    Where a prefill has to be cut for the state, which takes a pass more, ten hits pay for it.
+    ``passes``: those that the hit has to pay for, as the prefill is cut for the state. Branch
+    points and what an application declares have many hits: ten pay for a pass, so that it is not
+    counted.
     """
-    return cost.prefill_flops(above, at) >= LEAST_SAVING * cost.pass_flops
+    return cost.prefill_flops(above, at) >= (LEAST_SAVING + passes) * cost.pass_flops
 
 
 def chunk_end(start: int, end: int, branch: int | None) -> int:

@@ -108,11 +108,13 @@ class Prospects:
         above: int,
         left: Trail | None,
         namespace: int = 0,
+        least: float = LEAST,
     ) -> tuple[Trail, list[Prospect]]:
         """A prompt leaves the tree after ``shared`` tokens, where ``left`` was added to it.
 
         ``above``: after how many tokens it resumes, or leaves the last state that is sure.
-        ``namespace``: below 2**64; prompts of different ones share no state.
+        ``namespace``: below 2**64; prompts of different ones share no state. ``least``: tokens that
+        a state is expected to save, at least.
         Returns what it adds to the tree, and the places in it that are worth a state, in order.
         """
         signatures, prefixes = Read(tokens), self._prefixes
@@ -136,7 +138,7 @@ class Prospects:
             if end > shared and chance > 0.0:
                 found.append(Prospect(end, Place.PROMPT, chance))
         trail = Trail(len(tokens), prefixes.at(len(tokens)), namespace)
-        return trail, choose(found, above, LEAST)
+        return trail, choose(found, above, least)
 
     def ended(self, trail: Trail, tokens: Ids, end: int) -> float:
         """The request's state stands after ``end`` of its tokens, prompt and reply.

@@ -146,12 +146,18 @@ class WaitingPrompts(Generic[R]):
     # ---- what a prefill leaves ----
 
     def places(
-        self, namespace: Hashable, tokens: Ids, start: int, but: R | None = None
+        self,
+        namespace: Hashable,
+        tokens: Ids,
+        start: int,
+        but: R | None = None,
+        passes: float = 0.0,
     ) -> list[int]:
         """Where a prefill of ``tokens`` from ``start`` on should leave states, in order.
 
         Each is where a request that waits could resume and saves enough beyond where it could
         now, or at the place before. ``but`` does not count: the request that is prefilled.
+        ``passes``: that each takes beyond those that run anyway; all who resume there pay for it.
         """
         parting: dict[int, list[R]] = {}
         for shared, requests in self._parting(namespace, tokens):
@@ -166,7 +172,7 @@ class WaitingPrompts(Generic[R]):
             before = chosen[-1] if chosen else 0
             # It is the one that could resume least that gains most.
             least = min(self._resumes(each) for each in parting[at])
-            if self._gains(max(least, before), at):
+            if self._gains(max(least, before), at, passes / len(parting[at])):
                 chosen.append(at)
         return chosen
 
@@ -188,8 +194,8 @@ class WaitingPrompts(Generic[R]):
                     return
             node = onward
 
-    def _gains(self, above: int, at: int) -> bool:
-        return above < at and is_worth_its_room(above, at, self._cost)
+    def _gains(self, above: int, at: int, passes: float = 0.0) -> bool:
+        return above < at and is_worth_its_room(above, at, self._cost, passes)
 
     # ---- what is waited for ----
 
