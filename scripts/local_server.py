@@ -6,6 +6,7 @@ runs it until it is stopped.
 """
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -31,6 +32,9 @@ _CPU_ARGUMENTS = (
     "--sleep-on-idle",
 )
 _HOST = "127.0.0.1"
+# Below those that Linux gives to outgoing connections, which would take one before the server
+# binds it, and those that SGLang chooses for its processes among.
+_PORTS = range(10000, 20000)
 _TAIL_LINES = 40
 
 
@@ -109,7 +113,7 @@ class LocalServer:
 
     def __enter__(self) -> Self:
         if self._port is None:
-            self._port = _free_port()
+            self._port = free_port()
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         self._process = self._start([*self._command, "--host", _HOST, "--port", str(self._port)])
         try:
@@ -183,11 +187,18 @@ def _any_runs(group: int) -> bool:
     return False
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port() -> int:
+    """One of this machine's own address that nothing listens on, for a server to listen on.
+
+    Raises:
+        OSError: none was found.
+    """
+    # Of the system, as tests seed the other one: two processes would choose the same.
+    for port in random.SystemRandom().sample(_PORTS, 100):
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind((_HOST, port))
+            return port
+    raise OSError("no port is free")
 
 
 def _answers(url: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 import zmq
-from local_server import LocalServer
+from local_server import LocalServer, free_port
 from prometheus_client.parser import text_string_to_metric_families
 from sglang.srt.disaggregation.kv_events import AllBlocksCleared, BlockStored, KVEventBatch
 from sglang_marconi.observe.routers import ON_DEVICE, ON_HOST
@@ -62,9 +61,7 @@ def _ours(labels: dict[str, str]) -> list[str]:
 @pytest.fixture(scope="module")
 def observed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
     log = tmp_path_factory.mktemp("log") / "observed.log"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        endpoint = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
     arguments = (
         *("--radix-cache-backend", "marconi", "--enable-cache-report", "--enable-metrics"),
         *("--max-total-tokens", "6000", "--max-mamba-cache-size", "24"),
