@@ -70,8 +70,13 @@ def test_beside_those_that_sglang_asks_for(seed: int) -> None:
         initial_states(some, layer.before),
         **tracked,
     )
-    assert (plain.tracked is None) == (not asked)
-    assert same(found, plain)
+    assert same(found[:3], plain[:3])
+    if not asked:
+        assert found.tracked is plain.tracked is None
+        return
+    # Filled up with zeros to the longest that is asked for, they may be summed in another order.
+    for state, expected in zip(found.tracked[0], plain.tracked[0], strict=True):
+        assert_close(state, expected)
 
 
 def test_a_part_of_a_pass_leaves_nothing() -> None:
