@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.error import HTTPError
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer: the ids generated, their log probabilities, and the prompt tokens reused."""
+    """One answer: the ids generated, their log probabilities, and the prompt tokens reused.
+
+    ``seconds``: beside each id the most probable other one and its log probability, if asked for.
+    """
 
     output_ids: list[int]
     logprobs: list[float]
     cached_tokens: int
+    seconds: list[tuple[int, float]] = field(default_factory=list)
 
 
 def post(
@@ -44,7 +48,12 @@ def refused(url: str, path: str, body: dict[str, Any]) -> tuple[int, Any]:
 def _reply(answer: dict[str, Any]) -> Reply:
     meta = answer["meta_info"]
     logprobs = [entry[0] for entry in meta.get("output_token_logprobs") or []]
-    return Reply(answer["output_ids"], logprobs, meta["cached_tokens"])
+    tops = meta.get("output_top_logprobs") or []
+    seconds = [
+        next((other, score) for score, other, _ in top if other != token)
+        for token, top in zip(answer["output_ids"], tops, strict=False)
+    ]
+    return Reply(answer["output_ids"], logprobs, meta["cached_tokens"], seconds)
 
 
 def generate(
@@ -60,6 +69,7 @@ def generate_batch(
     tokens: int | Sequence[int],
     *,
     logprobs: bool = True,
+    seconds: bool = False,
     key: str | None = None,
     **sampling: Any,
 ) -> list[Reply]:
@@ -75,6 +85,7 @@ def generate_batch(
                 for count in counts
             ],
             "return_logprob": logprobs,
+            "top_logprobs_num": 2 * seconds,
         },
         key=key,
     )
