@@ -43,6 +43,19 @@ def test_reasoning_that_is_dropped_is_predicted_where_the_template_has_it(header
     assert all(at in ([], seen[-1]) for at in seen)
 
 
+def test_reasoning_that_is_dropped_where_a_request_leaves_its_state_inside_its_prompt() -> None:
+    """As where SGLang keeps nothing of the reply: the state stands on its grid before it."""
+    server = Server()
+    for _ in range(8):
+        history = [USER, *server.words(200), ASSISTANT]
+        prompt = [*history, THINK]
+        trail, found = server.begin(prompt)
+        server.past.append((prompt, trail))
+        server.prospects.ended(trail, np.array(prompt, np.int64), 192)
+        server.ask([*history, *server.words(50)])
+    assert places(found) == [(202, Place.PROMPT)]
+
+
 def test_an_end_serves_those_that_leave_a_little_later_too() -> None:
     """Most leave at the last token, where a state would not serve those that leave two before."""
     server = Server()

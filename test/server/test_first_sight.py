@@ -117,6 +117,29 @@ def test_a_flush_forgets_what_was_learned(server: LocalServer, reference: Refere
         assert second == 0
 
 
+@pytest.mark.parametrize("way", ["extra_buffer", "no_buffer"])
+def test_replies_that_are_not_kept(
+    way: str, model: Path, reference: Reference, tmp_path: Path
+) -> None:
+    """Nothing of what a model thinks is in the tree: the next turn resumes in the prompt."""
+    arguments = (
+        *(*SERVING, *SERVERS[way]),
+        *("--reasoning-parser", "qwen3", "--strip-thinking-cache"),
+    )
+    with ForkedServer(model, *arguments, log_path=tmp_path / "server.log") as server:
+        found = []
+        for number in range(6):
+            prompt = [*tokens(400, seed=number), *HEADER]
+            for turn in range(2):
+                reply = generate(server.url, prompt, 60, about={"require_reasoning": True})
+                reference.check([(prompt, 60)], [reply])
+                answer = tokens(90, seed=100 + 2 * number + turn)
+                left, prompt = len(prompt) - 2, [*prompt[:-2], *answer, *HEADER]
+            again = generate(server.url, prompt, 1, about={"require_reasoning": True})
+            found.append(left - again.cached_tokens)
+        assert found[0] > 0 == found[-1]
+
+
 def test_where_prefills_are_cut(tmp_path: Path) -> None:
     """A state takes a pass of its own there: a prompt has to be long enough to pay for it."""
     family = FAMILIES["ling-2.5"]

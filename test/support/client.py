@@ -57,10 +57,16 @@ def _reply(answer: dict[str, Any]) -> Reply:
 
 
 def generate(
-    url: str, prompt: Sequence[int], tokens: int, *, logprobs: bool = True, **sampling: Any
+    url: str,
+    prompt: Sequence[int],
+    tokens: int,
+    *,
+    logprobs: bool = True,
+    about: dict[str, Any] | None = None,
+    **sampling: Any,
 ) -> Reply:
     """Greedy generation of exactly ``tokens`` tokens after ``prompt``."""
-    return generate_batch(url, [prompt], tokens, logprobs=logprobs, **sampling)[0]
+    return generate_batch(url, [prompt], tokens, logprobs=logprobs, about=about, **sampling)[0]
 
 
 def generate_batch(
@@ -71,9 +77,13 @@ def generate_batch(
     logprobs: bool = True,
     seconds: bool = False,
     key: str | None = None,
+    about: dict[str, Any] | None = None,
     **sampling: Any,
 ) -> list[Reply]:
-    """Like ``generate`` for several prompts, sent as one request; ``tokens`` of all or of each."""
+    """Like ``generate`` for several prompts, sent as one request; ``tokens`` of all or of each.
+
+    ``about``: what else the request says.
+    """
     counts = [tokens] * len(prompts) if isinstance(tokens, int) else tokens
     answers = post(
         url,
@@ -86,6 +96,7 @@ def generate_batch(
             ],
             "return_logprob": logprobs,
             "top_logprobs_num": 2 * seconds,
+            **(about or {}),
         },
         key=key,
     )

@@ -22,7 +22,7 @@ class Server:
         self.prospects = Prospects(page_size)
         self._page_size = page_size
         self.forgets = forgets
-        self._past: list[tuple[list[int], Trail]] = []
+        self.past: list[tuple[list[int], Trail]] = []
         self._fresh = count(1000)
 
     def words(self, number: int) -> list[int]:
@@ -60,7 +60,7 @@ class Server:
         ids = array("q", sequence)
         chance = self.prospects.ended(trail, np.frombuffer(ids, np.int64), end)
         ids.append(0)
-        self._past.append((sequence[:end], trail))
+        self.past.append((sequence[:end], trail))
         return chance
 
     def chance_of_end(self, prompt: list[int], reply: list[int]) -> float:
@@ -70,7 +70,7 @@ class Server:
 
     def shared(self, prompt: list[int]) -> tuple[int, Trail | None]:
         longest, left = 0, None
-        for sequence, trail in () if self.forgets else self._past:
+        for sequence, trail in () if self.forgets else self.past:
             shared = common(sequence, prompt[:-1])
             if shared > longest:
                 longest, left = shared, trail

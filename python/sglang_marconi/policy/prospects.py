@@ -58,7 +58,8 @@ class Trail:
     """What one request has added to the tree.
 
     In tokens from the start: ``prompt`` and ``end``, how far its prompt and its reply go; 0 for a
-    reply that has not ended. ``hashed``: that of the prompt (`hash_of`), in its namespace.
+    reply that has not ended, or of which nothing is kept. ``hashed``: that of the prompt
+    (`hash_of`), in its namespace.
     """
 
     __slots__ = ("end", "hashed", "namespace", "prompt")
@@ -146,7 +147,8 @@ class Prospects:
         Returns how likely it is resumed there, in parts of what is usual: 1 where nothing tells
         it from others.
         """
-        trail.end = end
+        if end >= trail.prompt:
+            trail.end = end
         keys = self._replies.keys(tokens, end)
         # What is known of the prompt need not be found again, unless the end is inside it.
         start, before = (
