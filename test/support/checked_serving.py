@@ -11,13 +11,8 @@ from sglang.test.kits.unified_radix_cache.config import CacheConfig
 from sglang_marconi.policy.eviction import EvictionPolicy
 
 from support.tree_expected import Expected
-from support.tree_serving import (
-    FULL,
-    MAMBA,
-    Flight,
-    Serving,
-    Tokens,
-)
+from support.tree_serving import Flight, Serving
+from support.watched_tree import FULL, MAMBA, Tokens
 
 
 class CheckedServing(Serving):

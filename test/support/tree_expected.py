@@ -11,7 +11,7 @@ from sglang_marconi.policy.prediction import PredictedReuse
 from sglang_marconi.policy.ranking import Valuation
 from sglang_marconi.policy.utility import PaperUtility
 
-from support.tree_serving import Evicted, Tokens
+from support.watched_tree import Evicted, Tokens
 
 # What a use adds to the policy's clock, which an insertion moves on to the next whole number.
 _USE = 2.0**-20

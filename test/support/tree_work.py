@@ -13,7 +13,8 @@ from sglang_marconi.policy.prediction import PredictedReuse
 from sglang_marconi.policy.ranking import Valuation
 from sglang_marconi.policy.utility import PaperUtility
 
-from support.tree_serving import Evicted, Flight, Serving, with_free_passes
+from support.tree_serving import Flight, Serving, with_free_passes
+from support.watched_tree import Evicted
 
 VALUATIONS: dict[str, Callable[[], Valuation]] = {
     "alpha 0": lambda: PaperUtility(0.0),

@@ -19,7 +19,6 @@ from sglang_marconi.policy.prediction import PredictedReuse
 from sglang_marconi.policy.ranking import Valuation
 
 from support.tree_serving import (
-    MAMBA,
     SCHEDULER,
     SINGLE_TOKENS,
     Flight,
@@ -27,6 +26,7 @@ from support.tree_serving import (
     states_of,
     with_free_passes,
 )
+from support.watched_tree import MAMBA
 
 ROOMY = replace(SINGLE_TOKENS, kv_size=400, mamba_cache_size=40, max_num_reqs=8)
 COST = with_free_passes(preset("paper-7b"))

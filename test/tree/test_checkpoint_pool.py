@@ -23,7 +23,8 @@ from sglang_marconi.policy.ranking import Valuation
 from sglang_marconi.policy.utility import PaperUtility
 from support.computed_serving import ComputedServing
 from support.stored_serving import CONFIG, StoredServing, in_pages
-from support.tree_serving import MAMBA, Flight, Tokens, with_free_passes
+from support.tree_serving import Flight, with_free_passes
+from support.watched_tree import MAMBA, Tokens
 
 picks = st.integers(0, 9)
 # A sequence seen before, how many of its pages to keep, the last tokens of pages that follow, and

@@ -14,13 +14,8 @@ from sglang_marconi.events import Observer, Reason, Stored
 from sglang_marconi.policy.eviction import EvictionPolicy
 from sglang_marconi.policy.utility import PaperUtility
 from support.computed_serving import ComputedServing
-from support.tree_serving import (
-    MAMBA,
-    PAGES_OF_FOUR,
-    SINGLE_TOKENS,
-    Flight,
-    with_free_passes,
-)
+from support.tree_serving import PAGES_OF_FOUR, SINGLE_TOKENS, Flight, with_free_passes
+from support.watched_tree import MAMBA
 
 COST = with_free_passes(token_length_cost(state_bytes=100, kv_bytes_per_token=1))
 PROMPT = tuple(range(1, 21))

@@ -22,7 +22,8 @@ from sglang.test.kits.unified_radix_cache.config import CacheConfig
 from sglang_marconi.cost import token_length_cost
 from sglang_marconi.policy.eviction import EvictionPolicy
 from sglang_marconi.policy.utility import PaperUtility
-from support.tree_serving import MAMBA, PAGES_OF_FOUR, SINGLE_TOKENS, Flight, Serving, Tokens
+from support.tree_serving import PAGES_OF_FOUR, SINGLE_TOKENS, Flight, Serving
+from support.watched_tree import MAMBA, Tokens
 
 STRATEGIES = {
     "no_buffer": SINGLE_TOKENS,

@@ -17,8 +17,9 @@ from sglang_marconi.observe.inspection.snapshot import SHOWN, Inspector
 from sglang_marconi.observe.routers import ON_DEVICE, CheckpointEvents, checkpoint_hash
 from sglang_marconi.policy.eviction import EvictionPolicy
 from sglang_marconi.policy.prediction import PredictedReuse
-from support.tree_serving import MAMBA, PAGES_OF_FOUR, SINGLE_TOKENS, Serving, with_free_passes
+from support.tree_serving import PAGES_OF_FOUR, SINGLE_TOKENS, Serving, with_free_passes
 from support.tree_work import work
+from support.watched_tree import MAMBA
 
 BOTH = pytest.mark.parametrize("cfg", [SINGLE_TOKENS, PAGES_OF_FOUR], ids=lambda cfg: cfg.label)
 

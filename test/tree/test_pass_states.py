@@ -23,7 +23,8 @@ from sglang_marconi.policy.eviction import EvictionPolicy
 from sglang_marconi.policy.utility import PaperUtility
 from support.computed_serving import ComputedServing
 from support.stored_serving import CONFIG, StoredServing
-from support.tree_serving import MAMBA, SCHEDULER, Flight, Tokens, states_of
+from support.tree_serving import SCHEDULER, Flight, states_of
+from support.watched_tree import MAMBA, Tokens
 
 PROMPT = tuple(range(1, 11))
 COST = token_length_cost(state_bytes=100, kv_bytes_per_token=1)

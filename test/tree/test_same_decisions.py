@@ -14,8 +14,9 @@ from sglang_marconi.events import Observer
 from sglang_marconi.observe.held import Held, Memory
 from sglang_marconi.observe.inspection.snapshot import Inspector
 from sglang_marconi.observe.routers import CheckpointEvents
-from support.tree_serving import PAGES_OF_FOUR, SINGLE_TOKENS, Evicted
+from support.tree_serving import PAGES_OF_FOUR, SINGLE_TOKENS
 from support.tree_work import VALUATIONS, evictions, new_serving, work
+from support.watched_tree import Evicted
 
 _SCENARIOS = tuple(product((SINGLE_TOKENS, PAGES_OF_FOUR), VALUATIONS))
 _HASHED = "what hashes differ by"

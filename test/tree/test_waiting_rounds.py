@@ -9,10 +9,8 @@ from sglang.srt.managers.schedule_batch import FINISH_ABORT, Req
 from sglang_marconi.policy.prediction import PredictedReuse
 from sglang_marconi.policy.ranking import Valuation
 from sglang_marconi.policy.utility import PaperUtility
-from support.tree_serving import (
-    MAMBA,
-)
 from support.waiting_queue import Queue
+from support.watched_tree import MAMBA
 
 PREFIX = [1, 2, 3, 4, 5, 6]
 
