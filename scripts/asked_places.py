@@ -37,8 +37,8 @@ def plant() -> None:
     """Each prompt leaves states after so many tokens as the file says, as far as it goes."""
     wanted = MarconiMambaComponent.wanted
 
-    def wanted_too(self: Any, req: Any) -> list[Wanted]:
-        found = {each.tokens: each for each in wanted(self, req)}
+    def wanted_too(self: Any, req: Any, **about: Any) -> list[Wanted]:
+        found = {each.tokens: each for each in wanted(self, req, **about)}
         for tokens in json.loads(Path(os.environ[FILE]).read_text()):
             if tokens <= len(req.origin_input_ids):
                 found.setdefault(tokens, Wanted(tokens, Reason.BRANCH))

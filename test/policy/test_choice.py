@@ -88,6 +88,15 @@ def test_no_chance_is_more_than_certain() -> None:
     assert kept((100, 0.7), (101, 0.7)) == [(100, 1.0)]
 
 
+def test_a_state_for_which_a_prefill_is_cut_has_to_save_that_too() -> None:
+    """At the prompt's end it is not cut."""
+    places = [boundary(300, 0.5), boundary(350, 0.9)]
+    for end, chosen in ((350, [350]), (360, [300]), (300, [300])):
+        found = choose(places, 0, LEAST, cut=400.0, end=end)
+        assert [each.tokens for each in found] == chosen
+    assert choose(places, 0, LEAST, cut=420.0, end=360) == []
+
+
 def test_a_prompt_has_so_many_states_at_most() -> None:
     """Those that save most."""
     places = [(100 * number, 0.2 + number / 100) for number in range(1, 21)]

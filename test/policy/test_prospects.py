@@ -169,20 +169,30 @@ def test_a_place_that_is_used_often_counts_once() -> None:
     assert first == second != []
 
 
-def test_a_place_that_is_expected_to_save_too_little_is_not_predicted() -> None:
-    """As where a prefill has to be cut for a state: the pass that it takes costs 300 tokens."""
+def test_where_a_prefill_has_to_be_cut_a_place_is_expected_to_save_a_pass() -> None:
     server = Server()
     for _ in range(30):
         prompt = server.words(600)
         for _ in range(2):
             server.ask(prompt)
-    found = [server.begin(server.words(count), least=310.0)[1] for count in (100, 300, 700, 900)]
+    found = [server.begin(server.words(count), cut=300.0)[1] for count in (100, 300, 700, 900)]
     assert [places(each) for each in found] == [
         [],
         [],
         [(699, Place.PROMPT)],
         [(899, Place.PROMPT)],
     ]
+
+
+def test_at_the_end_of_a_prompt_no_prefill_is_cut() -> None:
+    """Where the template's last tokens are the ones that each next turn has, too."""
+    server = Server()
+    for _ in range(20):
+        prompt = server.words(200)
+        found = server.begin(prompt, cut=300.0)[1]
+        server.ask(prompt)
+        server.ask([*prompt, *server.words(30)])
+    assert places(found) == [(200, Place.PROMPT)]
 
 
 # ---- KV pages ----

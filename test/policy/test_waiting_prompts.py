@@ -64,7 +64,9 @@ class Naive:
                     parting.setdefault(at, []).append(request)
         chosen = [0]
         for at in sorted(parting):
-            each_pays = passes / len(parting[at])
+            # Whoever parts there or later could resume there; at the prompt's end it is free.
+            payers = sum(len(those) for place, those in parting.items() if place >= at)
+            each_pays = passes / payers if at < len(tokens) else 0.0
             if any(
                 self._gains(max(self.resumes[each], chosen[-1]), at, each_pays)
                 for each in parting[at]

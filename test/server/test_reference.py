@@ -15,6 +15,7 @@ PROMPT = [7, 8]
 ANSWERS = {
     (7, 8): Reply([10, 11, 12], [-1.0, -2.0, -3.0], 0, [(20, -4.0), (21, -2.00005), (22, -4.0)]),
     (7, 8, 10, 21): Reply([13], [-5.0], 0, [(23, -6.0)]),
+    (9,): Reply([10], [-1.0], 0, [(20, -1.00005)]),
 }
 OTHER_WAY = Reply([10, 21, 13], [-1.0, -2.00005, -5.0], 0)
 
@@ -35,6 +36,12 @@ def reference(monkeypatch: pytest.MonkeyPatch) -> Reference:
 def test_either_of_two_as_probable(reference: Reference) -> None:
     for reply in (ANSWERS[7, 8], OTHER_WAY, replace(OTHER_WAY, logprobs=[])):
         reference.check([(PROMPT, 3)], [reply])
+
+
+def test_no_more_than_was_asked_for(reference: Reference) -> None:
+    reference.check([([9], 1)], [Reply([20], [-1.00005], 0)])
+    with pytest.raises(AssertionError):
+        reference.check([([9], 1)], [Reply([20, 13], [-1.00005, -1.0], 0)])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from itertools import count
 
 import numpy as np
 from sglang_marconi.policy.choice import Place, Prospect
-from sglang_marconi.policy.prospects import LEAST, Prospects, Trail
+from sglang_marconi.policy.prospects import Prospects, Trail
 
 USER, ASSISTANT, THINK, END, CALL = 1, 2, 3, 4, 5
 
@@ -38,7 +38,7 @@ class Server:
         return found
 
     def begin(
-        self, prompt: list[int], above: int | None = None, least: float = LEAST
+        self, prompt: list[int], above: int | None = None, cut: float = 0.0
     ) -> tuple[Trail, list[Prospect]]:
         """A request arrives: what `Prospects.arrived` says of it."""
         shared, left = self.shared(prompt)
@@ -48,7 +48,7 @@ class Server:
             shared,
             shared if above is None else above,
             left,
-            least=least,
+            cut=cut,
         )
         # A request's tokens, which cannot grow while anybody keeps a view of them.
         ids.append(0)

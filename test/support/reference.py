@@ -49,6 +49,7 @@ class Reference:
         """
         followed, rests = [], []
         for (prompt, count), reply, expected in zip(asks, replies, self.answers(asks), strict=True):
+            assert len(reply.output_ids) == len(expected.output_ids)
             at = _tie(reply, expected)
             if at is None:
                 assert_same(reply, expected)

@@ -47,7 +47,7 @@ class InFlight:
         self.places: dict[Req, list[int]] = {}
         serving.cache.components[MAMBA].wanted = self.wanted
 
-    def wanted(self, req: Req) -> list[Wanted]:
+    def wanted(self, req: Req, *, cutting: bool = False) -> list[Wanted]:
         return [Wanted(tokens, Reason.BRANCH) for tokens in self.places.get(req, [])]
 
     def begin(self, prompt: Sequence[int], places: Sequence[int]) -> Flight:

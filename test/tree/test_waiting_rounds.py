@@ -117,7 +117,7 @@ def test_who_may_not_resume_does_not_wait() -> None:
     for req in (probabilities, overridden, streaming, salted):
         req.full_untruncated_fill_ids = req.origin_input_ids
         req.prefix_len = 0
-        assert queue.waiting.places(req) == []
+        assert queue.waiting.places(req, cutting=True) == []
         assert not queue.waiting._waits(req)
 
 
@@ -195,6 +195,37 @@ def test_those_that_come_while_a_round_goes_on() -> None:
     queue = Queue()
     queue.come([9] * 3)
     assert len(queue.round(late=[[*PREFIX, last] for last in (7, 8, 9)])) == 2
+
+
+def test_those_that_go_while_a_round_goes_on() -> None:
+    """As where a queue has a limit, and one that comes is put before one that waits."""
+    queue = Queue()
+    gone, stays = queue.come([9] * 3, [8] * 3)
+    queue.waiting.begin(queue)
+    queue.waiting_queue.remove(gone)
+    [late] = queue.come([7] * 3)
+    queue.waiting.look(lambda *_: None, late, queue.cache)
+    queue.waiting.begin(queue)
+    assert list(queue.waiting._prompts) == [stays, late]
+
+
+def test_who_comes_back_to_the_queue_that_it_was_in() -> None:
+    """As all do that are retracted when the server is paused."""
+    queue = Queue()
+    [req] = queue.come(PREFIX)
+    queue.waiting.begin(queue)
+    assert list(queue.waiting._prompts) == [req]
+    queue.waiting._leave(req)
+    queue.waiting.begin(queue)
+    assert list(queue.waiting._prompts) == [req]
+
+
+def test_who_was_just_admitted_does_not_wait_any_more() -> None:
+    queue = Queue()
+    [first] = queue.come([9] * 3)
+    [admitted] = queue.round(late=[[*PREFIX, 7], [*PREFIX, 8]])[:1]
+    assert admitted is first
+    assert first not in queue.waiting._prompts
 
 
 def test_nobody_is_retracted_for_a_request_that_waits() -> None:

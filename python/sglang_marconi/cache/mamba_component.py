@@ -295,10 +295,10 @@ class MarconiMambaComponent(RankedStates):
         """A request ends without a checkpoint."""
         self._passing.drop(req)
 
-    def wanted(self, req: Req) -> list[Wanted]:
+    def wanted(self, req: Req, *, cutting: bool = False) -> list[Wanted]:
         """See `Places.of`."""
         tracks = self.cache.enable_mamba_extra_buffer
-        return self._places.of(req, None if tracks else self.mamba_checkpoint_grid)
+        return self._places.of(req, None if tracks else self.mamba_checkpoint_grid, cutting)
 
     def gain(self, above: int, tokens: int) -> float:
         return self.policy.cost.prefill_flops(above, tokens)

@@ -68,8 +68,12 @@ class Room(NamedTuple):
 class Keeper(Protocol):
     """What has room for states: a component of the tree."""
 
-    def wanted(self, req: Req) -> list[Wanted]:
-        """The states that a request should leave, in order."""
+    def wanted(self, req: Req, *, cutting: bool = False) -> list[Wanted]:
+        """The states that a request should leave, in order.
+
+        ``cutting``: those for which its prefill is to be cut; what a pass leaves that runs anyway
+        may be more.
+        """
 
     def gain(self, above: int, tokens: int) -> float:
         """What a hit on a state after ``tokens`` tokens saves over one on the state above it."""
@@ -161,9 +165,9 @@ class PassStates:
         self._keeper = keeper
 
     @property
-    def extra_passes(self) -> float:
-        """Passes that a state inside a prompt takes beyond those that run anyway."""
-        return 0.0 if self.inside else 1.0
+    def cuts(self) -> bool:
+        """Whether a state inside a prompt takes a pass of its own."""
+        return not self.inside
 
     # ---- a pass ----
 
@@ -283,8 +287,9 @@ class PassStates:
         if self._keeper is None or req.skip_radix_cache_insert:
             return None
         # What stands in for the state at the end, which is free, is not worth a pass of its own.
-        places = (each for each in self._keeper.wanted(req) if each.reason is not Reason.TRACKED)
-        return next((each.tokens for each in places if each.tokens > start), None)
+        wanted = self._keeper.wanted(req, cutting=True)
+        places = (each.tokens for each in wanted if each.reason is not Reason.TRACKED)
+        return next((tokens for tokens in places if tokens > start), None)
 
     def takes(self, req: Req, tokens: int) -> bool:
         """Whether a request's state after so many tokens is on its way."""

@@ -3,7 +3,8 @@
 | moment                     | what is done                                                       |
 |----------------------------|--------------------------------------------------------------------|
 | a request is looked up     | ``matched``: its branch point, and where it leaves the tree        |
-| it is added to a batch     | ``admitted``: it is learned from, once, and places are predicted   |
+| it is added to a batch,    | ``admitted``: it is learned from, once, and places are predicted   |
+| or cut                     |                                                                    |
 | a pass is to be launched   | ``of``: the states that it should leave, in order                  |
 | it is put into the tree    | ``adding``: what it adds is known to be its own                    |
 | it ends                    | ``ended``: how likely it is resumed at its end                     |
@@ -26,7 +27,7 @@ from sglang_marconi.cache.pass_states import Wanted
 from sglang_marconi.events import Reason
 from sglang_marconi.policy.admission import PrefixMatch, branch_point
 from sglang_marconi.policy.choice import Place, Prospect
-from sglang_marconi.policy.prospects import LEAST, Ids, Prospects, Trail
+from sglang_marconi.policy.prospects import Ids, Prospects, Trail
 
 if TYPE_CHECKING:
     from array import array
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from sglang_marconi.cache.pass_states import PassStates
     from sglang_marconi.cache.waiting import WaitingRequests
     from sglang_marconi.policy.eviction import EvictionPolicy
+    from sglang_marconi.policy.ledger import PrefixNode
+    from sglang_marconi.policy.ranking import Valuation
 
 PLACES = {
     Reason.BRANCH: Place.BRANCH,
@@ -91,8 +94,10 @@ class Places:
         self._waiting = waiting
         self._passing = passing
         self._page_size = page_size
-        self._prospects = None if seen_only else Prospects(page_size)
-        self._root = policy.root
+        self._seen_only = seen_only
+        self._prospects = Prospects(page_size)
+        # The tree and the valuation that all was learned with.
+        self._learned_with: tuple[PrefixNode, Valuation] = policy.root, policy.valuation
         self._met: WeakKeyDictionary[Req, _Met] = WeakKeyDictionary()
         self._planned: WeakKeyDictionary[Req, _Planned] = WeakKeyDictionary()
 
@@ -103,60 +108,79 @@ class Places:
     ) -> int | None:
         """A prompt was looked up, and leaves the tree at ``node``; where it branches off, if a
         state is due there. The last time before it is admitted counts."""
-        if self._prospects is not None and self._root is not self._policy.root:
-            # A flush makes a cache that has learned nothing, as it does of rates of use.
-            self._root, self._prospects = self._policy.root, Prospects(self._page_size)
-        if req is not None and self._prospects is not None:
+        if req is not None and self._predicts:
             self._met[req] = _Met(match, node, left)
         return branch_point(match, self._page_size, self._policy.cost)
 
     def admitted(self, req: Req) -> None:
-        """A request is about to be computed. One that was retracted meets what it has left."""
+        """A request is about to be computed: what it meets is learned from, once.
+
+        One that was retracted meets what it has left.
+        """
         met = self._met.pop(req, None)
-        if self._prospects is None or not self._policy.valuation.weighs_guesses:
+        if met is None or req in self._planned or not self._predicts:
             return
-        if met is None or req in self._planned or req.skip_radix_cache_insert:
+        if req.skip_radix_cache_insert or req.output_ids:
             return
+        self._begin_anew()
         tokens = _tokens(req.full_untruncated_fill_ids, len(req.origin_input_ids))
         shared = met.match.shared_tokens
         if self._page_size > 1 and met.node is not None:
             page = req.full_untruncated_fill_ids[shared : shared + self._page_size]
             shared += _shared_further(page, met.node)
-        above = max([met.match.resumable_tokens, *(wanted.tokens for wanted in self._certain(req))])
-        cost = self._policy.cost
-        # In tokens of this prompt, as far as what each takes is the same.
-        passes = self._passing.extra_passes * cost.pass_flops / cost.prefill_flops(0, len(tokens))
-        least = LEAST + passes * len(tokens)
+        certain = (wanted.tokens for wanted in self._certain(req, cutting=True))
+        above = max([met.match.resumable_tokens, *certain])
         self._planned[req] = _Planned(
-            *self._prospects.arrived(tokens, shared, above, met.left, _namespace(req), least)
+            *self._prospects.arrived(
+                tokens, shared, above, met.left, _namespace(req), self._tokens_of_pass(len(tokens))
+            )
         )
+
+    @property
+    def _predicts(self) -> bool:
+        return not self._seen_only and self._policy.valuation.weighs_guesses
+
+    def _begin_anew(self) -> None:
+        """A flush, or another policy, makes a cache that has learned nothing, as of rates."""
+        now = self._policy.root, self._policy.valuation
+        if now != self._learned_with:
+            self._learned_with, self._prospects = now, Prospects(self._page_size)
+
+    def _tokens_of_pass(self, prompt: int) -> float:
+        """What a pass takes, if states take one, in tokens of a prompt that has so many."""
+        if not self._passing.cuts:
+            return 0.0
+        cost = self._policy.cost
+        return prompt * cost.pass_flops / cost.prefill_flops(0, prompt)
 
     # ---- while it is computed ----
 
-    def of(self, req: Req, grid: int | None) -> list[Wanted]:
-        """The states that a request should leave, in order.
+    def of(self, req: Req, grid: int | None, cutting: bool) -> list[Wanted]:
+        """The states that a request should leave, in order; ``cutting`` as in `Keeper.wanted`.
 
         ``grid``: where a reply leaves no state, one is left near the prompt's end, on this grid.
         """
         found: dict[int, Wanted] = {}
-        # Where its prefill is to be cut is asked for before it is admitted.
-        self.admitted(req)
+        if cutting:
+            # Where its prefill is to be cut is asked for before it is admitted.
+            self.admitted(req)
         planned = self._planned.get(req)
-        if planned is not None and self._policy.valuation.weighs_guesses:
+        if planned is not None and self._predicts:
             for tokens, place, chance in planned.guesses:
                 found[tokens] = Wanted(tokens, _GUESSES[place], chance)
         if grid and get_serving().strip_thinking_cache and req.session is None and not found:
             at = len(req.origin_input_ids) // grid * grid
             found[at] = Wanted(at, Reason.TRACKED)
-        found |= {wanted.tokens: wanted for wanted in self._certain(req)}
+        found |= {wanted.tokens: wanted for wanted in self._certain(req, cutting)}
         return [found[tokens] for tokens in sorted(found)]
 
-    def _certain(self, req: Req) -> list[Wanted]:
+    def _certain(self, req: Req, cutting: bool) -> list[Wanted]:
         """Those that do not depend on a prediction."""
-        found = [Wanted(at, Reason.WAITING) for at in self._waiting.places(req)]
+        waiting = self._waiting.places(req, cutting=cutting)
+        found = [Wanted(at, Reason.WAITING) for at in waiting]
         if req.mamba_branching_seqlen is not None:
             found.append(Wanted(req.mamba_branching_seqlen, Reason.BRANCH))
-        if self._prospects is not None:
+        if not self._seen_only:
             points = points_of(req, self._page_size, self._policy.cost)
             found.extend(Wanted(at, Reason.DECLARED) for at in points)
         return found
@@ -171,8 +195,9 @@ class Places:
     def ended(self, req: Req, at: int) -> float:
         """How likely its end after ``at`` tokens is resumed at, in parts of what is usual."""
         planned = self._planned.get(req)
-        if planned is None or self._prospects is None:
+        if planned is None or not self._predicts:
             return 1.0
+        self._begin_anew()
         return self._prospects.ended(planned.trail, _tokens(req.full_untruncated_fill_ids, at), at)
 
 

@@ -81,10 +81,6 @@ class WaitingRequests:
             return
         self._scheduler = scheduler
         self._notice_flush()
-        if scheduler.waiting_queue != self._queue:
-            queue = set(scheduler.waiting_queue)
-            for req in [req for req in self._prompts if req not in queue]:
-                self._leave(req)
         self._protect()
         found_no_room = self._found_no_room()
         self._added.clear()
@@ -117,15 +113,9 @@ class WaitingRequests:
         self._new.clear()
 
     def _follow_queue(self) -> None:
-        """Take up those that have come, and tell again what is under way."""
+        """Those that have come wait, those that have gone do no more; what is under way."""
         if self._scheduler.waiting_queue != self._queue:
-            self._queue = list(self._scheduler.waiting_queue)
-            for req in self._queue:
-                if req not in self._prompts and _may_wait(req):
-                    tokens = np.array(req.origin_input_ids + req.output_ids, np.int64)
-                    most = req._compute_max_prefix_len(len(tokens))
-                    self._prompts.add(req, _namespace(req), tokens, most)
-                    self._new.append(req)
+            self._take_up(self._scheduler.waiting_queue)
         self._prompts.expect_nothing()
         if not len(self._prompts):
             return
@@ -134,6 +124,19 @@ class WaitingRequests:
         chunked = self._scheduler.chunked_req
         for req in self._added if chunked is None else [chunked, *self._added]:
             self._promise(req)
+
+    def _take_up(self, queue: list[Req]) -> None:
+        there = set(queue)
+        for req in [req for req in self._prompts if req not in there]:
+            self._leave(req)
+        for req in queue:
+            # Those just added to the batch are in SGLang's queue until the round ends.
+            if req not in self._prompts and req not in self._added and _may_wait(req):
+                tokens = np.array(req.origin_input_ids + req.output_ids, np.int64)
+                most = req._compute_max_prefix_len(len(tokens))
+                self._prompts.add(req, _namespace(req), tokens, most)
+                self._new.append(req)
+        self._queue = list(queue)
 
     def look(
         self,
@@ -185,7 +188,7 @@ class WaitingRequests:
     def _promise(self, req: Req) -> None:
         """What a request about to be prefilled will leave may be waited for."""
         tokens = _tokens(req)
-        self._promised[req] = self.places(req)
+        self._promised[req] = self.places(req, cutting=True)
         for at in self._promised[req]:
             self._prompts.expect(_namespace(req), tokens[:at])
 
@@ -195,14 +198,19 @@ class WaitingRequests:
             self._prompts.remove(req)
             self._resume_at(req, None)
             self._let_down.discard(req)
+            # It may come back to the very queue that it was in.
+            self._queue = []
 
     # ---- states ----
 
-    def places(self, req: Req) -> list[int]:
-        """Where the rest of a request's prefill should leave states for those that wait."""
+    def places(self, req: Req, *, cutting: bool) -> list[int]:
+        """Where the rest of a request's prefill should leave states for those that wait.
+
+        ``cutting``: those that are worth a pass of their own, where states take one.
+        """
         if not len(self._prompts) or req.skip_radix_cache_insert or _is_streaming(req):
             return []
-        passes = self._passing.extra_passes
+        passes = float(cutting and self._passing.cuts)
         return self._prompts.places(_namespace(req), _tokens(req), req.prefix_len, req, passes)
 
     def stored(self, key: RadixKey, node: PrefixNode) -> None:

@@ -49,13 +49,16 @@ _LEAST_CHANCE = 0.1
 seems to save no more than what lies between the two, and goes."""
 
 
-def choose(prospects: Sequence[Prospect], above: int, least: float) -> list[Prospect]:
+def choose(
+    prospects: Sequence[Prospect], above: int, least: float, cut: float = 0.0, end: int = 0
+) -> list[Prospect]:
     """The prospects that are worth a state, in order, each with the chance that it is used.
 
     Whoever leaves the prompt at a place resumes at the last state before it, so that one state
     serves all places up to the next. Chosen is what saves most beyond those chosen before, as
     long as that is ``least`` tokens by expectation. Places that are hardly ever used do not count.
-    ``above``: where all would resume now.
+    ``above``: where all would resume now. ``cut``: tokens more that a state has to save but at
+    ``end``, where the prefill need not be cut for it.
     """
     prospects = [each for each in prospects if each.chance >= _LEAST_CHANCE]
     if not prospects:
@@ -64,11 +67,12 @@ def choose(prospects: Sequence[Prospect], above: int, least: float) -> list[Pros
     chances = np.array([prospect.chance for prospect in prospects])
     served = np.full(len(places), above)
     reached = places[:, None] <= places  # [state, who leaves]
+    needed = least + cut * (places != end)
     chosen: list[int] = []
     while len(chosen) < _MOST:
         saved = (np.maximum(places[:, None] - served, 0) * reached) @ chances
-        best = int(saved.argmax())
-        if saved[best] < least:
+        best = int((saved - needed).argmax())
+        if saved[best] < needed[best]:
             break
         chosen.append(best)
         served = np.where(reached[best], np.maximum(served, places[best]), served)

@@ -109,13 +109,13 @@ class Prospects:
         above: int,
         left: Trail | None,
         namespace: int = 0,
-        least: float = LEAST,
+        cut: float = 0.0,
     ) -> tuple[Trail, list[Prospect]]:
         """A prompt leaves the tree after ``shared`` tokens, where ``left`` was added to it.
 
         ``above``: after how many tokens it resumes, or leaves the last state that is sure.
-        ``namespace``: below 2**64; prompts of different ones share no state. ``least``: tokens that
-        a state is expected to save, at least.
+        ``namespace``: below 2**64; prompts of different ones share no state. ``cut``: tokens
+        that a pass takes, where a prefill has to be cut for a state inside the prompt.
         Returns what it adds to the tree, and the places in it that are worth a state, in order.
         """
         signatures, prefixes = Read(tokens), self._prefixes
@@ -139,7 +139,7 @@ class Prospects:
             if end > shared and chance > 0.0:
                 found.append(Prospect(end, Place.PROMPT, chance))
         trail = Trail(len(tokens), prefixes.at(len(tokens)), namespace)
-        return trail, choose(found, above, least)
+        return trail, choose(found, above, LEAST, cut, len(tokens))
 
     def ended(self, trail: Trail, tokens: Ids, end: int) -> float:
         """The request's state stands after ``end`` of its tokens, prompt and reply.

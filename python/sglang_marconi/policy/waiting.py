@@ -157,7 +157,8 @@ class WaitingPrompts(Generic[R]):
 
         Each is where a request that waits could resume and saves enough beyond where it could
         now, or at the place before. ``but`` does not count: the request that is prefilled.
-        ``passes``: that each takes beyond those that run anyway; all who resume there pay for it.
+        ``passes``: those that a place before the end of ``tokens`` takes beyond what runs anyway.
+        All who could resume there pay for it.
         """
         parting: dict[int, list[R]] = {}
         for shared, requests in self._parting(namespace, tokens):
@@ -168,12 +169,14 @@ class WaitingPrompts(Generic[R]):
                 if at > start and request is not but:
                     parting.setdefault(at, []).append(request)
         chosen: list[int] = []
+        could = sum(map(len, parting.values()))
         for at in sorted(parting):
             before = chosen[-1] if chosen else 0
             # It is the one that could resume least that gains most.
             least = min(self._resumes(each) for each in parting[at])
-            if self._gains(max(least, before), at, passes / len(parting[at])):
+            if self._gains(max(least, before), at, passes / could if at < len(tokens) else 0.0):
                 chosen.append(at)
+            could -= len(parting[at])
         return chosen
 
     def _parting(self, namespace: Hashable, tokens: Ids) -> Iterator[tuple[int, Iterable[R]]]:
