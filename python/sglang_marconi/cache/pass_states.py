@@ -164,11 +164,6 @@ class PassStates:
         """From now on ``keeper`` has room for states."""
         self._keeper = keeper
 
-    @property
-    def cuts(self) -> bool:
-        """Whether a state inside a prompt takes a pass of its own."""
-        return not self.inside
-
     # ---- a pass ----
 
     def plan(self, scheduler: Any, batch: ScheduleBatch, *_: Any, **__: Any) -> None:

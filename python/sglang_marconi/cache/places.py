@@ -148,7 +148,7 @@ class Places:
 
     def _tokens_of_pass(self, prompt: int) -> float:
         """What a pass takes, if states take one, in tokens of a prompt that has so many."""
-        if not self._passing.cuts:
+        if self._passing.inside:
             return 0.0
         cost = self._policy.cost
         return prompt * cost.pass_flops / cost.prefill_flops(0, prompt)

@@ -210,7 +210,7 @@ class WaitingRequests:
         """
         if not len(self._prompts) or req.skip_radix_cache_insert or _is_streaming(req):
             return []
-        passes = float(cutting and self._passing.cuts)
+        passes = float(cutting and not self._passing.inside)
         return self._prompts.places(_namespace(req), _tokens(req), req.prefix_len, req, passes)
 
     def stored(self, key: RadixKey, node: PrefixNode) -> None:
